@@ -1,0 +1,83 @@
+"""Stage 1's network: a 2D U-Net with a Res2Net-50 encoder (paper section 2.1). Knows tensors only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STRIDE = 32  # planes must be multiples of the encoder's total stride
+
+
+@dataclass(frozen=True)
+class LocalizerConfig:
+    """Every number of the localizer.
+
+    Attributes:
+        neighbours: planes on each side read as further channels; 0 (the paper: one plane) or 2 (the authors' released code).
+        encoder: timm's name of the encoder (paper: Res2Net-50; the released code: this variant).
+        decoder_channels: output channels of the five decoder stages, coarse to fine (paper section 2.1).
+    """
+
+    neighbours: int = 2
+    encoder: str = "res2net50_26w_4s"
+    decoder_channels: tuple[int, ...] = (320, 256, 128, 64, 32)
+
+    @property
+    def in_channels(self) -> int:
+        return 2 * self.neighbours + 1
+
+
+class DecoderStage(nn.Module):
+    """Bilinear x2, concatenation with the encoder's feature of that size, two 3x3 convolutions with batch norm and ReLU."""
+
+    def __init__(self, deep: int, skip: int, out: int):
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.Conv2d(deep + skip, out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out, out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        return self.block(x if skip is None else torch.cat([x, skip], dim=1))
+
+
+class Localizer(nn.Module):
+    """(n, 2*neighbours+1, h, w) scaled PET planes -> (n, 1, h, w) logits of the location cue; h and w multiples of 32.
+
+    Args:
+        config: the network's numbers.
+        encoder_weights: a local checkpoint of the encoder for training's start (ImageNet), or None for a random start.
+    """
+
+    def __init__(self, config: LocalizerConfig, encoder_weights: str | None = None):
+        super().__init__()
+        self.config = config
+        self.encoder = timm.create_model(
+            config.encoder,
+            features_only=True,
+            in_chans=config.in_channels,
+            pretrained=encoder_weights is not None,
+            pretrained_cfg_overlay={"file": encoder_weights} if encoder_weights else None,
+        )
+        features = self.encoder.feature_info.channels()  # /2 /4 /8 /16 /32: 64 256 512 1024 2048
+        skips = [*features[-2::-1], 0]
+        deeps = [features[-1], *config.decoder_channels[:-1]]
+        self.decoder = nn.ModuleList(DecoderStage(d, s, o) for d, s, o in zip(deeps, skips, config.decoder_channels))
+        self.head = nn.Conv2d(config.decoder_channels[-1], 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.encoder(x)
+        skips = [*features[-2::-1], None]
+        x = features[-1]
+        for stage, skip in zip(self.decoder, skips):
+            x = stage(x, skip)
+        return self.head(x)
