@@ -1,0 +1,1 @@
+"""Stage 2: PET and CT windows -> lesion probability."""

@@ -1,0 +1,190 @@
+"""Stage 2: PET and CT of the body box -> logits, by exact tiles or by overlapping Gaussian windows. Here numpy ends and torch begins.
+
+Exact tiles: a tile whose inner faces have a halo of the network's reach gives the same logits as one pass over the whole volume,
+if (a) the volume is padded once to multiples of the stride and tiles start and end on such multiples, (b) no tile reaches beyond the
+volume's own faces, (c) upsampling is by factor 2 without aligned corners, (d) the norm is local. Then nothing is averaged and
+nothing is computed twice but the halos.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from l2s.engine import Plan
+from l2s.errors import InputError
+from l2s.segment.network import halo
+
+
+@dataclass(frozen=True)
+class WindowsConfig:
+    """How PET and CT become input, and how a volume is cut.
+
+    Attributes:
+        pet_suv_high: 0..pet_suv_high SUV are scaled to -1..1 and clipped (paper section 3.2: 0 to 15).
+        ct_hu_low, ct_hu_high: scaled to -1..1 and clipped (the paper prints 100 to 250; the autoPET baseline's window is -100..250).
+        windows: 'tiles' (exact) or 'gaussian' (overlapping windows of the training patch).
+        patch_zyx: the training patch, which is the Gaussian window.
+        overlap: share of the Gaussian window that neighbours have in common.
+    """
+
+    pet_suv_high: float = 15.0
+    ct_hu_low: float = -100.0
+    ct_hu_high: float = 250.0
+    windows: str = "tiles"
+    patch_zyx: tuple[int, int, int] = (192, 128, 160)
+    overlap: float = 0.5
+
+
+def scale(pet_suv: np.ndarray, ct_hu: np.ndarray, config: WindowsConfig) -> np.ndarray:
+    """(2, z, y, x) float32 in -1..1: PET, CT."""
+    pet = np.clip(pet_suv / np.float32(config.pet_suv_high), 0.0, 1.0)
+    ct = np.clip((ct_hu - config.ct_hu_low) / np.float32(config.ct_hu_high - config.ct_hu_low), 0.0, 1.0)
+    return np.stack([pet, ct]).astype(np.float32) * 2 - 1
+
+
+def pad_air(volume: np.ndarray, shape_zyx) -> np.ndarray:
+    """(2, z, y, x) -> the given shape or larger, filled with air (-1 in both channels) at the far end."""
+    return np.pad(volume, [(0, 0)] + [(0, max(0, n - m)) for n, m in zip(shape_zyx, volume.shape[1:])], constant_values=-1.0)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One forward pass: what is read and what of it is kept, as (start, stop) an axis of the padded volume."""
+
+    read: tuple[tuple[int, int], ...]
+    keep: tuple[tuple[int, int], ...]
+
+
+def axis_spans(length: int, parts: int, halo_voxels: int, stride: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """An axis cut into parts: (read, keep) spans on multiples of stride; the halo ends where the volume ends."""
+    units = length // stride
+    edges = [stride * (units * k // parts) for k in range(parts + 1)]
+    return [((max(0, a - halo_voxels), min(length, b + halo_voxels)), (a, b)) for a, b in itertools.pairwise(edges) if a < b]
+
+
+def plan_tiles(shape_zyx, halo_voxels: int, stride: int, tile_voxels: int) -> list[Tile]:
+    """The cut of a padded volume that computes the fewest voxels with no tile above tile_voxels.
+
+    Where even tiles of one stride are above it (the halo alone is), the smallest cut there is.
+    """
+    options = []
+    for length in shape_zyx:
+        # beyond 2*halo a finer cut saves hardly any memory and costs ever more
+        most = max(1, min(length // stride, 16))
+        options.append([axis_spans(length, parts, halo_voxels, stride) for parts in range(1, most + 1)])
+
+    def largest(spans) -> int:
+        return max(b - a for (a, b), _ in spans)
+
+    def total(spans) -> int:
+        return sum(b - a for (a, b), _ in spans)
+
+    def cost(cut) -> tuple[bool, int, int]:
+        peak = int(np.prod([largest(s) for s in cut]))
+        over = peak > tile_voxels
+        return over, peak if over else int(np.prod([total(s) for s in cut])), peak
+
+    best = min(itertools.product(*options), key=cost)
+    return [Tile(tuple(r for r, _ in spans), tuple(k for _, k in spans)) for spans in itertools.product(*best)]
+
+
+def forward(network: nn.Module, block: np.ndarray, plan: Plan) -> np.ndarray:
+    """(2, z, y, x) -> logits (z, y, x), float32 (or the network's own double precision)."""
+    tensor = torch.from_numpy(block[None]).to(plan.device, memory_format=torch.channels_last_3d)
+    logits = network(tensor)[0, 0]
+    return (logits if logits.dtype == torch.float64 else logits.float()).cpu().numpy()
+
+
+def tiled_logits(
+    volume: np.ndarray, network: nn.Module, plan: Plan, tiles: list[Tile], progress: Callable[[int, int], None] | None = None
+) -> np.ndarray:
+    """Logits (z, y, x) of a padded (2, z, y, x) volume by the given tiles."""
+    out = np.empty(volume.shape[1:], dtype=volume.dtype)
+    for done, tile in enumerate(tiles, 1):
+        read = tuple(slice(a, b) for a, b in tile.read)
+        inner = tuple(slice(k[0] - r[0], k[1] - r[0]) for k, r in zip(tile.keep, tile.read))
+        out[tuple(slice(a, b) for a, b in tile.keep)] = forward(
+            network, np.ascontiguousarray(volume[(slice(None), *read)]), plan
+        )[inner]
+        if progress:
+            progress(done, len(tiles))
+    return out
+
+
+def window_starts(length: int, window: int, overlap: float) -> list[int]:
+    """First indices of windows that cover an axis, spread evenly to its end, at most window*(1-overlap) apart."""
+    if length <= window:
+        return [0]
+    gaps = int(np.ceil((length - window) / max(1.0, window * (1 - overlap))))
+    return [int(round(k * (length - window) / gaps)) for k in range(gaps + 1)]
+
+
+def gaussian_importance(window_zyx) -> np.ndarray:
+    """float32 weights of a window: a Gaussian about its centre with a sigma of an eighth of each edge, never zero."""
+    maps = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in window_zyx]
+    weights = maps[0][:, None, None] * maps[1][:, None] * maps[2]
+    return np.maximum(weights / weights.max(), 1e-4).astype(np.float32)
+
+
+def gaussian_logits(
+    volume: np.ndarray, network: nn.Module, plan: Plan, config: WindowsConfig, progress: Callable[[int, int], None] | None = None
+) -> np.ndarray:
+    """Logits (z, y, x) of a (2, z, y, x) volume: the Gaussian-weighted mean of the logits of overlapping training-sized windows."""
+    shape = volume.shape[1:]
+    volume = pad_air(volume, config.patch_zyx)
+    starts = list(itertools.product(*[window_starts(n, w, config.overlap) for n, w in zip(volume.shape[1:], config.patch_zyx)]))
+    importance = gaussian_importance(config.patch_zyx)
+    total = np.zeros(volume.shape[1:], dtype=np.float32)
+    weight = np.zeros_like(total)
+    for done, start in enumerate(starts, 1):
+        at = tuple(slice(s, s + w) for s, w in zip(start, config.patch_zyx))
+        total[at] += forward(network, np.ascontiguousarray(volume[(slice(None), *at)]), plan) * importance
+        weight[at] += importance
+        if progress:
+            progress(done, len(starts))
+    return (total / weight)[tuple(slice(0, n) for n in shape)]
+
+
+def logits(
+    pet_suv: np.ndarray,
+    ct_hu: np.ndarray,
+    network: nn.Module,
+    config: WindowsConfig,
+    plan: Plan,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Stage 2's logits in the body box.
+
+    Args:
+        pet_suv, ct_hu: (z, y, x) at the working spacing.
+        network: a Segmenter in eval mode on the plan's device.
+        config: scaling and windows.
+        plan: device, precision and the most voxels of one tile.
+        progress: called with (windows done, windows in all).
+
+    Returns:
+        float32 (z, y, x).
+
+    Raises:
+        InputError: tiles are asked of a network whose norm is not local.
+    """
+    volume = scale(pet_suv, ct_hu, config)
+    device_type = torch.device(plan.device).type
+    with torch.inference_mode(), torch.autocast(device_type, plan.dtype, enabled=plan.precision != "fp32"):
+        if config.windows == "gaussian":
+            return gaussian_logits(volume, network, plan, config, progress)
+        if config.windows != "tiles":
+            raise InputError(f"windows {config.windows!r}: one of tiles, gaussian")
+        if not network.config.is_local:
+            raise InputError(f"windows 'tiles' need a local norm; this network has {network.config.norm!r}: use gaussian")
+        stride = network.config.stride
+        shape = volume.shape[1:]
+        volume = pad_air(volume, [-(-n // stride) * stride for n in shape])
+        tiles = plan_tiles(volume.shape[1:], halo(network.config), stride, plan.tile_voxels)
+        return tiled_logits(volume, network, plan, tiles, progress)[tuple(slice(0, n) for n in shape)]
