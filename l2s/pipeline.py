@@ -1,0 +1,134 @@
+"""The whole method on one page: study -> working grid -> cue and logits -> the PET's grid -> fusion -> mask. Read this first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import expit
+
+from l2s import fuse
+from l2s.engine import Plan
+from l2s.errors import InputError
+from l2s.localize import planes
+from l2s.segment import windows
+from l2s.study import Study
+from l2s.weights import Model
+from l2s.working import from_working, to_working
+
+OUTSIDE_LOGIT = -30.0  # outside the body box: a probability of 1e-13, below every threshold
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may change; None keeps what the weights were made for.
+
+    Attributes:
+        fusion: 'voxelwise', 'componentwise' or 'none'.
+        windows: 'tiles' or 'gaussian'.
+        spacing_mm_zyx: the working spacing.
+    """
+
+    fusion: str | None = None
+    windows: str | None = None
+    spacing_mm_zyx: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The result on the PET's LPS grid.
+
+    Attributes:
+        mask: bool (z, y, x).
+        probability: float32 (z, y, x), stage 2 before fusion.
+        cue: float32 (z, y, x), stage 1.
+        seconds: wall seconds of each stage.
+        warnings: one line each.
+        details: JSON-able: working spacing, body box, fusion, windows.
+    """
+
+    mask: np.ndarray
+    probability: np.ndarray
+    cue: np.ndarray
+    seconds: dict[str, float]
+    warnings: list[str]
+    details: dict
+
+
+def segment(
+    study: Study, model: Model, plan: Plan, settings: Settings = Settings(), progress: Progress | None = None
+) -> Segmentation:
+    """Lesions of one study.
+
+    Args:
+        study: PET in SUV and CT in HU on the PET grid.
+        model: loaded weights.
+        plan: device, precision, sizes.
+        settings: deviations from the weights' own configuration.
+        progress: called with (stage, steps done, steps in all).
+
+    Raises:
+        InputError: a setting is unknown or does not fit the weights.
+    """
+    manifest = model.manifest
+    seconds: dict[str, float] = {}
+    warnings: list[str] = []
+    spacing = tuple(settings.spacing_mm_zyx or manifest.spacing_mm_zyx)
+    if spacing != tuple(manifest.spacing_mm_zyx):
+        warnings.append(f"working spacing {spacing} mm, but the weights were trained at {tuple(manifest.spacing_mm_zyx)} mm")
+    policy = settings.fusion or manifest.fusion
+    fuse.check(policy)
+    config = manifest.segmenter.windows
+    if settings.windows:
+        config = replace(config, windows=settings.windows)
+
+    @contextmanager
+    def stage(name: str):
+        started = time.perf_counter()
+        yield lambda done, total: progress(name, done, total) if progress else None
+        seconds[name] = round(time.perf_counter() - started, 3)
+
+    with stage("prepare"):
+        working = to_working(study, spacing)
+
+    with stage("localize") as report:
+        maps = [
+            planes.cue_logits(working.pet_suv, net.to(plan.device), manifest.localizer.planes, plan, report)
+            for net in model.localizers
+        ]
+        cue_logits = sum(maps) / len(maps)
+
+    with stage("segment") as report:
+        maps = [
+            windows.logits(working.pet_suv, working.ct_hu, net.to(plan.device), config, plan, report) for net in model.segmenters
+        ]
+        logits = sum(maps) / len(maps)
+
+    # logits, not probabilities, are brought back: a 16-bit probability is 1.0 from logit 8.5 on
+    with stage("resample"):
+        cue = expit(from_working(cue_logits, working, study.grid, OUTSIDE_LOGIT))
+        probability = expit(from_working(logits, working, study.grid, OUTSIDE_LOGIT))
+
+    with stage("fuse"):
+        mask = fuse.apply(policy, probability, cue)
+        if policy == "componentwise" and (line := fuse.voxel_size_warning(study.grid.voxel_volume_ml)):
+            warnings.append(line)
+
+    if not np.isfinite(logits).all() or not np.isfinite(cue_logits).all():
+        raise InputError(
+            "the networks answered with NaN or infinity; try --precision fp32, and verify the weights with l2s weights verify"
+        )
+    details = {
+        "spacing_mm_zyx": list(spacing),
+        "working_shape_zyx": list(working.full.shape_zyx),
+        "body_box_zyx": [list(working.start_zyx), list(working.stop_zyx)],
+        "fusion": policy,
+        "windows": config.windows,
+        "folds": len(model.segmenters),
+    }
+    return Segmentation(mask, probability, cue, seconds, warnings, details)

@@ -1,0 +1,93 @@
+"""The whole method on a small study with random weights: geometry, settings, and the literal chain of its stages."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from l2s import engine, pipeline, weights
+from l2s.errors import InputError
+from l2s.pipeline import Settings
+from l2s.study import Grid, Study
+
+
+@pytest.fixture(scope="module")
+def model(weights_folder):
+    return weights.load(weights_folder)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return engine.choose("cpu")
+
+
+@pytest.fixture(scope="module")
+def study():
+    shape = (30, 40, 44)
+    rng = np.random.default_rng(0)
+    ct = np.full(shape, -1000.0, np.float32)
+    ct[:, 8:32, 6:38] = rng.normal(40, 10, (30, 24, 32))
+    pet = rng.uniform(0, 0.1, shape).astype(np.float32)
+    pet[10:14, 15:20, 15:20] = 12
+    return Study(pet, ct, Grid(shape, (8.0, 8.0, 8.0), (0.0, 0.0, 0.0)))
+
+
+def test_a_segmentation_lies_on_the_pet_grid(study, model, plan):
+    seen = []
+    result = pipeline.segment(study, model, plan, progress=lambda *step: seen.append(step))
+    for array, dtype in ((result.mask, bool), (result.probability, np.float32), (result.cue, np.float32)):
+        assert array.shape == study.grid.shape_zyx
+        assert array.dtype == dtype
+    assert 0 <= result.probability.min() <= result.probability.max() <= 1
+    assert list(result.seconds) == ["prepare", "localize", "segment", "resample", "fuse"]
+    assert {stage for stage, _, _ in seen} == {"localize", "segment"}
+    assert result.details["windows"] == "tiles"
+    assert result.warnings == []
+
+
+def test_at_the_pet_s_own_spacing_it_is_the_literal_chain(study, model, plan):
+    result = pipeline.segment(study, model, plan, Settings(fusion="none"))
+    (z0, y0, x0), (z1, y1, x1) = result.details["body_box_zyx"]
+    pet, ct = study.pet_suv[z0:z1, y0:y1, x0:x1], study.ct_hu[z0:z1, y0:y1, x0:x1]
+    volume = np.full((2, -(-(z1 - z0) // 8) * 8, -(-(y1 - y0) // 8) * 8, -(-(x1 - x0) // 8) * 8), -1, np.float32)
+    inside = (slice(0, z1 - z0), slice(0, y1 - y0), slice(0, x1 - x0))
+    volume[0][inside] = np.clip(pet / 15, 0, 1) * 2 - 1
+    volume[1][inside] = np.clip((ct + 100) / 350, 0, 1) * 2 - 1
+    with torch.inference_mode():
+        logits = model.segmenters[0](torch.from_numpy(volume)[None])[0, 0].numpy()[inside]
+    expected = np.zeros(study.grid.shape_zyx, np.float32)
+    expected[z0:z1, y0:y1, x0:x1] = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(result.probability, expected, atol=1e-5)
+    assert (result.mask == (result.probability > 0.5)).all()
+
+
+def test_outside_the_body_box_nothing_is_lesion(study, model, plan):
+    result = pipeline.segment(study, model, plan)
+    outside = np.ones(study.grid.shape_zyx, bool)
+    outside[tuple(slice(a, b) for a, b in zip(*result.details["body_box_zyx"]))] = False
+    assert outside.any()
+    assert result.probability[outside].max() < 1e-9
+
+
+def test_settings_are_kept_and_said(study, model, plan):
+    result = pipeline.segment(study, model, plan, Settings("componentwise", "gaussian", (9.0, 10.0, 11.0)))
+    assert result.details["fusion"] == "componentwise"
+    assert result.details["windows"] == "gaussian"
+    assert result.details["spacing_mm_zyx"] == [9.0, 10.0, 11.0]
+    assert any("working spacing" in line for line in result.warnings)
+    assert any("0.0124" in line for line in result.warnings)
+
+
+@pytest.mark.parametrize("settings", [Settings(fusion="majority"), Settings(windows="spiral")])
+def test_unknown_settings_are_refused(study, model, plan, settings):
+    with pytest.raises(InputError, match="one of"):
+        pipeline.segment(study, model, plan, settings)
+
+
+def test_folds_are_averaged_as_logits(study, model, plan):
+    one = pipeline.segment(study, model, plan)
+    twice = dataclasses.replace(model, localizers=model.localizers * 2, segmenters=model.segmenters * 2)
+    two = pipeline.segment(study, twice, plan)
+    np.testing.assert_allclose(two.probability, one.probability, atol=1e-6)
+    assert two.details["folds"] == 2
