@@ -1,0 +1,95 @@
+"""The loop: schedule by hand, a kill in the middle of an epoch, NaN, and a network that really learns."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from training.loop import DivergedError, learning_rate, train
+from training.losses import bce_dice
+from training.recipe import Schedule
+from training.sampling import Batch
+
+SCHEDULE = Schedule(
+    epochs=3,
+    steps_per_epoch=4,
+    batch=2,
+    optimizer="adamw",
+    learning_rate=0.05,
+    momentum=0.9,
+    weight_decay=1e-4,
+    poly_power=0.9,
+    warmup_steps=0,
+    clip_norm=5.0,
+)
+
+
+def make_batch(step) -> Batch:
+    rng = np.random.default_rng([4, step])
+    image = torch.from_numpy(rng.normal(size=(2, 1, 8, 8)).astype(np.float32))
+    return Batch(image, (image > 0.5).float(), None)
+
+
+def make_network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Conv2d(4, 1, 1)
+    )
+
+
+def loss_of(logits, batch):
+    return bce_dice(logits, batch.truth)
+
+
+def run(folder, schedule=SCHEDULE, batches=make_batch):
+    return train(make_network(), schedule, batches, loss_of, folder, "cpu")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_it_learns(tmp_path, optimizer):
+    schedule = dataclasses.replace(SCHEDULE, epochs=15, optimizer=optimizer)
+    run(tmp_path, schedule)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(rows) == 15
+    assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
+
+
+def test_a_run_killed_in_an_epoch_ends_with_the_same_weights(tmp_path):
+    whole = run(tmp_path / "whole").state_dict()
+
+    def killed_at_6(step):
+        if step == 6:
+            raise KeyboardInterrupt
+        return make_batch(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", batches=killed_at_6)
+    resumed = run(tmp_path / "cut").state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    first = run(tmp_path).state_dict()
+    again = run(tmp_path, batches=lambda step: pytest.fail("nothing is left to do")).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_nan_stops_with_a_message_and_keeps_the_checkpoint(tmp_path):
+    def poisoned(step):
+        batch = make_batch(step)
+        return dataclasses.replace(batch, image=batch.image * float("nan")) if step == 5 else batch
+
+    with pytest.raises(DivergedError, match="step 5.*learning_rate"):
+        run(tmp_path, batches=poisoned)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 4
+
+
+def test_the_rate_falls_by_epochs_after_a_warm_up():
+    paper = dataclasses.replace(SCHEDULE, epochs=200, steps_per_epoch=10, learning_rate=1e-3, warmup_steps=0)
+    assert learning_rate(paper, 0) == learning_rate(paper, 9) == 1e-3
+    assert learning_rate(paper, 1000) == pytest.approx(1e-3 * 0.5**0.9)
+    assert learning_rate(paper, 1999) == pytest.approx(1e-3 * (1 / 200) ** 0.9)
+    warm = dataclasses.replace(paper, warmup_steps=4)
+    assert [learning_rate(warm, k) for k in range(4)] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])

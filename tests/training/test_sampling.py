@@ -1,0 +1,103 @@
+"""Samples: a batch depends on (seed, step) only, sees what it should, and image, truth and cue stay aligned."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from l2s.errors import InputError
+from training.cases import Case
+from training.recipe import Source, load_recipe
+from training.sampling import CasePicker, PatchSampler, PlaneSampler, draw_centre, read_block
+
+RECIPE = load_recipe(Path(__file__).parents[2] / "training/recipes/small.toml")
+
+
+def make_case(name, source, shape=(40, 36, 44), lesion=True) -> Case:
+    rng = np.random.default_rng(len(name))
+    pet = rng.uniform(0, 1, shape).astype(np.float32)
+    truth = np.zeros(shape, bool)
+    if lesion:
+        truth[20:26, 10:14, 30:36] = True
+        pet[truth] = 10
+    voxels = np.argwhere(truth)
+    return Case(name, source, name, pet, np.full(shape, 40, np.int16), truth, truth.astype(np.float16), voxels)
+
+
+CASES = [make_case("a", "sts"), make_case("bb", "phantom"), make_case("ccc", "phantom", lesion=False)]
+
+
+@pytest.mark.parametrize("kind", ["plane", "patch"])
+def test_a_batch_depends_on_seed_and_step_only(kind):
+    def sampler(seed):
+        if kind == "plane":
+            return PlaneSampler(CASES, RECIPE.localizer, RECIPE.sources, seed)
+        return PatchSampler(CASES, RECIPE.segmenter, RECIPE.sources, seed)
+
+    one = sampler(1)
+    one.batch(0)
+    assert (one.batch(5).image == sampler(1).batch(5).image).all()
+    assert (one.batch(5).image != one.batch(6).image).any()
+    assert (one.batch(5).image != sampler(2).batch(5).image).any()
+
+
+def test_planes_have_their_shapes_and_their_share_of_lesion():
+    recipe = dataclasses.replace(RECIPE.localizer, lesion_share=1.0)
+    batch = PlaneSampler(CASES, recipe, RECIPE.sources, 1).batch(3)
+    assert batch.image.shape == (8, 5, 128, 128)
+    assert batch.truth.shape == (8, 1, 128, 128)
+    assert batch.truth.flatten(1).any(1).all()
+    assert batch.cue is None
+
+
+def test_patches_show_the_lesion_bright_under_truth_and_cue():
+    recipe = dataclasses.replace(RECIPE.segmenter, lesion_share=1.0)
+    recipe = dataclasses.replace(recipe, windows=dataclasses.replace(recipe.windows, patch_zyx=(24, 24, 24)))
+    sampler = PatchSampler(CASES, recipe, RECIPE.sources, 1)
+    for step in range(5):
+        batch = sampler.batch(step)
+        inside = batch.truth > 0.5
+        assert inside.flatten(1).any(1).all()
+        # the lesion is SUV 10 of 15, its surroundings below 1: nothing but one transform for all keeps this
+        assert batch.image[:, :1][inside].mean() > 0.0 > batch.image[:, :1][~inside].mean() + 0.5
+        assert batch.cue[inside].mean() > 0.8
+        assert batch.cue[~inside].mean() < 0.1
+
+
+def test_without_cue_weights_there_is_no_cue():
+    recipe = dataclasses.replace(RECIPE.segmenter, cue_weights=False)
+    assert PatchSampler(CASES, recipe, RECIPE.sources, 1).batch(0).cue is None
+
+
+def test_shares_are_kept_and_an_empty_source_is_named():
+    pick = CasePicker(CASES, (Source("sts", 0.25), Source("phantom", 0.75)))
+    rng = np.random.default_rng(0)
+    assert 0.2 < np.mean([pick(rng, False).source == "sts" for _ in range(2000)]) < 0.3
+    assert {pick(rng, True).name for _ in range(100)} == {"a", "bb"}
+    with pytest.raises(InputError, match="'autopet'"):
+        CasePicker(CASES, (Source("autopet", 1.0),))
+
+
+@pytest.mark.parametrize(("length", "size"), [(100, 32), (32, 32), (20, 32), (33, 32)])
+def test_centres_keep_windows_inside_and_see_what_they_must(length, size):
+    rng = np.random.default_rng(0)
+    for see in (None, 0, length // 2, length - 1):
+        for _ in range(50):
+            start = draw_centre(rng, length, size, see) - size // 2
+            if length >= size:
+                assert 0 <= start <= length - size
+            else:
+                assert length - size <= start <= 0
+            if see is not None:
+                assert start <= see < start + size
+
+
+def test_blocks_beyond_the_faces_are_filled():
+    array = np.arange(27).reshape(3, 3, 3)
+    block = read_block(array, (0, 1, 2), (3, 3, 3), fill=-5)
+    assert block.shape == (3, 3, 3)
+    assert (block[0] == -5).all()
+    assert (block[:, :, 2] == -5).all()
+    assert block[1, 1, 1] == array[0, 1, 2]
+    assert (read_block(array, (90, 0, 0), (3, 3, 3), fill=-5) == -5).all()

@@ -1,0 +1,1 @@
+"""Training of both stages: from cases to weights that process.py loads. See training/README.md."""

@@ -1,0 +1,120 @@
+"""A trained run -> a weights folder: 16-bit safetensors and the manifest that inference reads.
+
+    python -m training.export --recipe training/recipes/small.toml --fold 0 --out weights --name l2s-small-4mm
+
+Several --fold make an ensemble. The folder's README (the model card) is written by people, not here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from l2s import weights
+from l2s.errors import InputError
+from training.cases import read_index
+from training.recipe import Recipe
+from training.run import exit_with, held_out_rows, open_run, parser
+from training.train_localizer import fold_name
+
+log = logging.getLogger(__name__)
+
+INTENDED_USE = "research use only, no medical device; trained on phantoms and soft-tissue sarcoma crops, not on clinical cohorts"
+
+
+def sixteen_bit(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Matrices and kernels as fp16; vectors (norms, statistics, biases) keep fp32: they are small and their range is wide."""
+    out = {}
+    for name, tensor in state.items():
+        shrink = tensor.is_floating_point() and tensor.ndim > 1
+        if shrink and tensor.abs().max() > torch.finfo(torch.float16).max:
+            raise InputError(f"{name} holds {tensor.abs().max():.3g}, beyond 16 bits: the training has diverged")
+        out[name] = (tensor.half() if shrink else tensor).contiguous()
+    return out
+
+
+def export_network(run: Path, fold: int | None, stage: str, out: Path) -> weights.WeightsFile:
+    """One network's checkpoint -> out/STAGE_FOLD.safetensors."""
+    path = run / fold_name(fold) / stage / "last.pt"
+    if not path.is_file():
+        raise InputError(f"no {path}: train {stage} of {fold_name(fold)} first")
+    state = torch.load(path, map_location="cpu", weights_only=True)["network"]
+    target = out / f"{stage}_{fold_name(fold)}.safetensors"
+    partial = target.with_suffix(".partial")
+    save_file(sixteen_bit(state), partial)
+    partial.replace(target)
+    return weights.WeightsFile(target.name, weights.file_sha256(target))
+
+
+def last_log_row(path: Path) -> dict:
+    """The last epoch of a run's log."""
+    return json.loads(path.read_text().splitlines()[-1])
+
+
+def provenance(run: Path, recipe: Recipe, folds: list[int | None]) -> dict:
+    """Where the weights come from, for people: data, recipe, code, figures of the last epoch."""
+    rows = read_index(run / "cases")
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return {
+        "method": "L2SNet, Cai et al. 2023, arXiv:2309.05446, re-implemented",
+        "code": described.stdout.strip() or "unknown",
+        "torch": torch.__version__,
+        "recipe": dataclasses.asdict(recipe),
+        "folds": {
+            fold_name(fold): {
+                "trained_on": dict(Counter(r["source"] for r in held_out_rows(rows, fold)[0])),
+                "held_out_patients": [r["patient"] for r in held_out_rows(rows, fold)[1]],
+                "localizer": last_log_row(run / fold_name(fold) / "localizer" / "log.jsonl"),
+                "segmenter": last_log_row(run / fold_name(fold) / "segmenter" / "log.jsonl"),
+            }
+            for fold in folds
+        },
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = parser(__doc__)
+    p.add_argument(
+        "--fold", type=int, action="append", help="a fold to export; repeat it for an ensemble; without it the run on all cases"
+    )
+    p.add_argument("--out", type=Path, required=True, help="the weights folder")
+    p.add_argument("--name", help="the weights' name (default: the recipe's)")
+    args = p.parse_args(argv)
+    recipe, run = open_run(args)
+    folds = args.fold or [None]
+    args.out.mkdir(parents=True, exist_ok=True)
+    manifest = weights.Manifest(
+        format=weights.FORMAT,
+        name=args.name or recipe.name,
+        intended_use=INTENDED_USE,
+        spacing_mm_zyx=recipe.spacing_mm_zyx,
+        fusion=recipe.fusion,
+        localizer=weights.LocalizerPart(
+            recipe.localizer.network, recipe.localizer.planes, tuple(export_network(run, f, "localizer", args.out) for f in folds)
+        ),
+        segmenter=weights.SegmenterPart(
+            recipe.segmenter.network,
+            recipe.segmenter.windows,
+            tuple(export_network(run, f, "segmenter", args.out) for f in folds),
+        ),
+        training=provenance(run, recipe, folds),
+    )
+    partial = args.out / f".{weights.MANIFEST}.partial"
+    partial.write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
+    partial.replace(args.out / weights.MANIFEST)
+    for line in weights.verify(args.out):
+        log.info(line)
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)

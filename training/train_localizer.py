@@ -1,0 +1,63 @@
+"""Stage 1 of one fold: planes -> RUN/fold_K/localizer/last.pt.
+
+python -m training.train_localizer --recipe training/recipes/small.toml --fold 0
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from l2s import engine
+from l2s.localize.network import Localizer
+from l2s.localize.planes import cue_logits
+from l2s.measure.metrics import dice
+from training.cases import Case, open_case, read_index
+from training.loop import train
+from training.losses import bce_dice
+from training.recipe import Recipe
+from training.run import exit_with, held_out_rows, open_run, parser
+from training.sampling import PlaneSampler
+
+
+def held_out_dice(cases: list[Case], recipe: Recipe, plan: engine.Plan):
+    """A function network -> mean Dice of the cue at 0.5 over whole held-out cases, at the working spacing."""
+
+    def validate(network: torch.nn.Module) -> dict:
+        scores = [dice(np.asarray(c.truth), cue_logits(c.pet_suv, network, recipe.localizer.planes, plan) > 0) for c in cases]
+        return {"held_out_dice": round(float(np.nanmean(scores)), 4)} if scores else {}
+
+    return validate
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = parser(__doc__)
+    p.add_argument("--fold", type=int, help="the fold to hold out; without it all cases train")
+    p.add_argument("--device", default="auto")
+    p.add_argument("--encoder-weights", help="a local ImageNet checkpoint of the encoder to start from")
+    args = p.parse_args(argv)
+    recipe, run = open_run(args)
+    plan = engine.choose(args.device)
+    torch.manual_seed(recipe.seed)
+    training, held_out = (
+        [open_case(run / "cases", r) for r in rows] for rows in held_out_rows(read_index(run / "cases"), args.fold)
+    )
+    sampler = PlaneSampler(training, recipe.localizer, recipe.sources, recipe.seed)
+    train(
+        Localizer(recipe.localizer.network, args.encoder_weights).to(memory_format=torch.channels_last),
+        recipe.localizer.schedule,
+        sampler.batch,
+        lambda logits, batch: bce_dice(logits, batch.truth, dice_weight=recipe.localizer.dice_weight),
+        run / fold_name(args.fold) / "localizer",
+        plan.device,
+        held_out_dice(held_out, recipe, plan),
+    )
+    return 0
+
+
+def fold_name(fold: int | None) -> str:
+    return "all" if fold is None else f"fold_{fold}"
+
+
+if __name__ == "__main__":
+    exit_with(main)
