@@ -1,0 +1,1 @@
+"""Files <-> Study. This package knows no torch."""

@@ -1,0 +1,304 @@
+"""MHA and NIfTI files <-> arrays in LPS order; PET and CT files -> Study.
+
+MHA goes through SimpleITK, NIfTI through nibabel: ITK refuses a NIfTI whose direction cosines are rounded, nibabel gives the affine
+as it stands in the file. In memory every image is LPS; the file's own grid travels along and is what results are written on.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from l2s.errors import InputError
+from l2s.study import Grid, Study, from_lps, orthonormal, to_lps
+
+log = logging.getLogger(__name__)
+
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+ENDINGS = (".mha", *NIFTI_ENDINGS)
+SPACING_MM = (0.2, 20.0)  # scanners and the resampled data of the field lie between 0.5 and 10
+MIN_VOXELS_AN_AXIS = 8
+MAX_VOXELS = 2**30  # 4 GiB as float32; a total-body scan at 2 mm has a sixth of it
+ROUNDING = 1e-6  # cosines closer than this to orthonormal are printing, not a fault of the file
+MAX_SUV = 1000.0  # above it the values are Bq/ml
+MIN_SUV = -100.0  # below it the values are HU
+HU_AIR = -200.0  # every CT with lung, bowel gas or room air goes below
+GEOMETRY_MM = 1e-3  # what float32 affines of NIfTI lose over a metre
+
+
+def stem(path: Path) -> str:
+    """The file's name without .mha, .nii or .nii.gz."""
+    name = Path(path).name
+    for ending in ENDINGS:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    raise InputError(f"{name}: format is not read; convert it to one of {', '.join(ENDINGS)}")
+
+
+def read_image(path: Path) -> tuple[np.ndarray, Grid, Grid, list[str]]:
+    """One 3D image.
+
+    Args:
+        path: .mha, .nii or .nii.gz.
+
+    Returns:
+        float32 array (z, y, x) in LPS order; its LPS grid; the file's own grid; warnings.
+
+    Raises:
+        InputError: the file is absent, unreadable, truncated, not 3D and scalar, of absurd size or spacing, sheared, or holds NaN.
+    """
+    path = Path(path)
+    stem(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes); copy it again")
+    array, stored = _read_nifti(path) if path.name.lower().endswith(NIFTI_ENDINGS) else _read_mha(path)
+    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+    if bad:
+        first = tuple(int(v) for v in np.argwhere(~np.isfinite(array))[0])
+        raise InputError(
+            f"{path.name}: {bad} of {array.size} voxels are NaN or infinite, first at (z, y, x) {first}; none may be: export it again"
+        )
+    direction, off = orthonormal(stored.direction, path.name)
+    warnings = []
+    if off > ROUNDING:
+        warnings.append(f"{path.name}: direction cosines were {off:.2g} off orthonormal and were re-orthonormalised")
+    view, grid = to_lps(array, replace(stored, direction=direction))
+    return np.ascontiguousarray(view), grid, stored, warnings
+
+
+def read_grid(path: Path) -> Grid:
+    """The file's own grid from its header alone, made orthonormal, for a mask when the voxels cannot be used.
+
+    Raises:
+        InputError: the header cannot be read, or is not that of a 3D volume.
+    """
+    path = Path(path)
+    stem(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    grid = _nifti_grid(*_open_nifti(path)) if path.name.lower().endswith(NIFTI_ENDINGS) else _mha_reader(path)[1]
+    return replace(grid, direction=orthonormal(grid.direction, path.name)[0])
+
+
+def _check_header(name: str, size_xyz, spacing_xyz, components: int) -> None:
+    """Raises InputError before a voxel is read where the header cannot be a PET or CT volume."""
+    if len(size_xyz) != 3 or components != 1:
+        what = f"{len(size_xyz)}D" + (f" with {components} values a voxel" if components != 1 else "")
+        raise InputError(f"{name} is {what}; one 3D volume of single values is read: export it as such")
+    if min(size_xyz) < MIN_VOXELS_AN_AXIS or math.prod(size_xyz) > MAX_VOXELS:
+        raise InputError(
+            f"{name} has {' x '.join(map(str, size_xyz))} voxels (limits: {MIN_VOXELS_AN_AXIS} an axis, {MAX_VOXELS} in all); "
+            "give a whole volume, resampled where it is larger"
+        )
+    if not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in spacing_xyz):
+        shown = " x ".join(f"{s:g}" for s in spacing_xyz)
+        raise InputError(f"{name} has a spacing of {shown} mm (limits {SPACING_MM[0]} to {SPACING_MM[1]} mm); mend its header")
+
+
+def _mha_reader(path: Path):
+    """SimpleITK's reader with the header read, and the grid."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO("MetaImageIO")
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:  # SimpleITK raises nothing more precise
+        raise InputError(f"{path} cannot be read as MHA ({_reason(error)}); copy it again") from None
+    size, spacing = reader.GetSize(), reader.GetSpacing()
+    _check_header(path.name, size, spacing, reader.GetNumberOfComponents())
+    return reader, Grid.from_itk(size, spacing, reader.GetOrigin(), reader.GetDirection())
+
+
+def _read_mha(path: Path) -> tuple[np.ndarray, Grid]:
+    """float32 (z, y, x) in the file's own order, and its grid."""
+    import SimpleITK as sitk
+
+    reader, grid = _mha_reader(path)
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    try:
+        return sitk.GetArrayFromImage(reader.Execute()), grid
+    except RuntimeError as error:
+        raise InputError(f"{path} is truncated or damaged ({_reason(error)}); copy it again") from None
+
+
+def _reason(error: Exception) -> str:
+    """The last line of a message without ITK's addresses."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].split("): ")[-1].strip()[:120]
+
+
+def _open_nifti(path: Path):
+    """nibabel's image with its header checked, and its name."""
+    import zlib
+
+    import nibabel
+
+    try:
+        image = nibabel.load(path)
+    except (
+        nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+        OSError,
+        EOFError,
+        zlib.error,
+    ) as error:
+        raise InputError(f"{path} cannot be read as NIfTI ({_reason(error)}); copy it again") from None
+    dtype = image.get_data_dtype()
+    _check_header(path.name, image.shape, image.header.get_zooms()[:3], len(dtype.fields or "1"))
+    return image, path.name
+
+
+def _nifti_grid(image, name: str) -> Grid:
+    """The affine as an LPS grid."""
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine  # RAS -> LPS
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all():
+        raise InputError(f"{name}: its affine {image.affine.tolist()} is not finite; mend its header")
+    _check_header(name, image.shape, spacing, 1)
+    return Grid.from_itk(image.shape, spacing, affine[:3, 3], (affine[:3, :3] / spacing).ravel())
+
+
+def _read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
+    """float32 (z, y, x) in the file's own order, and its grid in LPS."""
+    import zlib
+
+    image, name = _open_nifti(path)
+    grid = _nifti_grid(image, name)
+    try:
+        array = image.get_fdata(dtype=np.float32, caching="unchanged")
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise InputError(f"{path} is truncated or damaged ({_reason(error)}); copy it again") from None
+    return array.transpose(2, 1, 0), grid
+
+
+def write_image(path: Path, array: np.ndarray, stored: Grid) -> None:
+    """Writes an LPS array on the stored grid, compressed, through a temporary name, and reads it back.
+
+    Args:
+        path: .mha, .nii or .nii.gz; an existing file is replaced in one step.
+        array: (z, y, x) in LPS order; its dtype is the file's.
+        stored: the grid of the file, in its own orientation.
+
+    Raises:
+        InputError: the disk refused it, or what was read back differs.
+    """
+    path = Path(path)
+    name = stem(path)
+    partial = path.with_name(f".{name}.partial{path.name[len(name) :]}")
+    own = np.ascontiguousarray(from_lps(array, replace(stored, direction=orthonormal(stored.direction, path.name)[0])))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (_write_nifti if path.name.lower().endswith(NIFTI_ENDINGS) else _write_mha)(partial, own, stored)
+        back, back_grid = (_read_nifti if path.name.lower().endswith(NIFTI_ENDINGS) else _read_mha)(partial)
+        if not back_grid.matches(stored, GEOMETRY_MM) or not np.array_equal(back, own.astype(np.float32)):
+            raise InputError(f"{path}: what was read back differs from what was written; check the disk")
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"{path} cannot be written ({_reason(error)}); check the folder's rights and the disk's space"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_mask(path: Path, mask: np.ndarray, stored: Grid) -> None:
+    """Writes a bool LPS mask as uint8 0/1 on the stored grid; see write_image."""
+    write_image(path, mask.astype(np.uint8), stored)
+
+
+def _write_mha(path: Path, own: np.ndarray, stored: Grid) -> None:
+    import SimpleITK as sitk
+
+    sitk.WriteImage(_sitk_image(own, stored), str(path), useCompression=True)
+
+
+def _write_nifti(path: Path, own: np.ndarray, stored: Grid) -> None:
+    import nibabel
+
+    affine = np.eye(4)
+    affine[:3, :3] = np.asarray(stored.direction) * stored.spacing_mm_xyz
+    affine[:3, 3] = stored.origin_mm_xyz
+    image = nibabel.Nifti1Image(own.transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, dtype=own.dtype)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(image.affine, code=1)
+    image.set_qform(image.affine, code=1)
+    nibabel.save(image, path)
+
+
+def _sitk_image(array: np.ndarray, grid: Grid):
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(grid.spacing_mm_xyz)
+    image.SetOrigin(grid.origin_mm_xyz)
+    image.SetDirection(grid.direction9)
+    return image
+
+
+def read_study(pet_path: Path, ct_path: Path, name: str) -> tuple[Study, list[str]]:
+    """PET and CT files -> a Study on the PET's grid, and warnings.
+
+    The CT is taken as it is where it lies on the PET grid, else resampled to it (linear, -1024 HU outside).
+
+    Raises:
+        InputError: a file cannot be used (see read_image), the PET is no SUV image, or the two do not overlap in space.
+    """
+    pet, grid, stored, warnings = read_image(pet_path)
+    _check_pet(pet, Path(pet_path).name)
+    ct, ct_grid, _, ct_warnings = read_image(ct_path)
+    warnings = warnings + ct_warnings
+    if ct.min() > HU_AIR:
+        warnings.append(
+            f"{Path(ct_path).name}: no voxel below {HU_AIR:g}, the smallest is {ct.min():g}: are these Hounsfield units?"
+        )
+    if not ct_grid.matches(grid):
+        inside = grid.overlap_fraction(ct_grid)
+        if inside == 0:
+            raise InputError(
+                f"{Path(pet_path).name} and {Path(ct_path).name} do not overlap in space (PET from {_corner(grid)} mm, CT from "
+                f"{_corner(ct_grid)} mm); give both of one study in one frame of reference"
+            )
+        log.info("CT is not on the PET grid: resampled, linear")
+        if inside < 0.5:
+            warnings.append(f"the CT covers {inside:.0%} of the PET's field of view; elsewhere it is taken as air")
+        ct = resample_ct(ct, ct_grid, grid)
+    return Study(pet, ct, grid, stored, name), warnings
+
+
+def _corner(grid: Grid) -> str:
+    return "(" + ", ".join(f"{v:.0f}" for v in grid.origin_mm_xyz) + ")"
+
+
+def _check_pet(pet: np.ndarray, name: str) -> None:
+    """Raises InputError where the values cannot be SUV."""
+    low, high = float(pet.min()), float(pet.max())
+    if low < MIN_SUV:
+        raise InputError(
+            f"{name}: smallest value {low:g} (limit {MIN_SUV:g}): these are Hounsfield units; PET and CT are swapped"
+        )
+    if high > MAX_SUV:
+        raise InputError(
+            f"{name}: largest value {high:g} (limit {MAX_SUV:g}): this is Bq/ml, not SUV; convert it to body-weight SUV first"
+        )
+    if high <= 0:
+        raise InputError(f"{name}: no voxel above 0 (largest {high:g}): an empty PET; export it again")
+
+
+def resample_ct(ct_hu: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """ct_hu on the target grid: linear, -1024 HU outside; any two LPS grids."""
+    import SimpleITK as sitk
+
+    image = _sitk_image(ct_hu, source)
+    reference = sitk.Image(target.size_xyz, sitk.sitkUInt8)
+    reference.SetSpacing(target.spacing_mm_xyz)
+    reference.SetOrigin(target.origin_mm_xyz)
+    reference.SetDirection(target.direction9)
+    return sitk.GetArrayFromImage(sitk.Resample(image, reference, sitk.Transform(), sitk.sitkLinear, -1024.0, sitk.sitkFloat32))

@@ -1,0 +1,361 @@
+"""Images in and out: every orientation, exact geometry, and each way in which a file can be wrong."""
+
+import gzip
+import itertools
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from l2s.errors import InputError
+from l2s.io import images
+from l2s.study import Grid
+
+SHAPE_XYZ = (9, 11, 13)
+
+
+def ramp(size_xyz=SHAPE_XYZ) -> np.ndarray:
+    """A (z, y, x) array with a value of its own at each voxel."""
+    return np.arange(np.prod(size_xyz), dtype=np.float32).reshape(size_xyz[::-1]) / 8
+
+
+def directions():
+    """All 48 signed permutations."""
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1, -1), repeat=3):
+            matrix = np.zeros((3, 3))
+            matrix[list(order), range(3)] = signs
+            yield matrix
+
+
+def write(path: Path, direction=None, array=None, spacing=(2.0, 3.0, 4.5), origin=(-31.5, 17.25, 400.125)) -> sitk.Image:
+    image = sitk.GetImageFromArray(ramp() if array is None else array)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    if direction is not None:
+        image.SetDirection(np.asarray(direction).ravel())
+    sitk.WriteImage(image, str(path), True)
+    return image
+
+
+def turn(degrees=(5.0, -8.0, 12.0)) -> np.ndarray:
+    a, b, c = np.radians(degrees)
+    x = [[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]]
+    y = [[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]]
+    z = [[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]]
+    return np.array(z) @ y @ x
+
+
+def check_against_itk(path: Path, image: sitk.Image) -> None:
+    """Every 7th voxel lies where ITK says, with its value."""
+    array, grid, stored, _ = images.read_image(path)
+    assert stored.matches(Grid.from_itk(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection()), 1e-3)
+    values = sitk.GetArrayViewFromImage(image)
+    for z, y, x in list(np.ndindex(values.shape))[::7]:
+        point = image.TransformIndexToPhysicalPoint((x, y, z))
+        index = grid.mm_to_index_zyx(point)
+        np.testing.assert_allclose(index, np.rint(index), atol=1e-3)
+        assert array[tuple(np.rint(index).astype(int))] == values[z, y, x]
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nii.gz"])
+def test_all_48_orientations_become_lps_and_come_back(tmp_path, ending):
+    path, back = tmp_path / f"in{ending}", tmp_path / f"out{ending}"
+    seen = 0
+    for direction in directions():
+        if ending == ".nii.gz" and np.linalg.det(direction) < 0:
+            continue  # ITK itself cannot write these as NIfTI; the next test covers them
+        image = write(path, direction)
+        array, grid, stored, warnings = images.read_image(path)
+        np.testing.assert_allclose(grid.direction, np.eye(3), atol=1e-6)
+        assert warnings == []
+        check_against_itk(path, image)
+        images.write_image(back, array, stored)
+        again = sitk.ReadImage(str(back))
+        assert (sitk.GetArrayFromImage(again) == sitk.GetArrayFromImage(image)).all()
+        for ours, theirs in ((again.GetSpacing(), image.GetSpacing()), (again.GetOrigin(), image.GetOrigin())):
+            np.testing.assert_allclose(ours, theirs, atol=0 if ending == ".mha" else 1e-4)
+        np.testing.assert_allclose(again.GetDirection(), image.GetDirection(), atol=0 if ending == ".mha" else 1e-6)
+        seen += 1
+    assert seen == (48 if ending == ".mha" else 24)
+
+
+def test_nifti_affines_of_all_48_orientations(tmp_path):
+    path = tmp_path / "in.nii.gz"
+    for direction in directions():
+        affine = np.eye(4)
+        affine[:3, :3] = direction * (2.0, 3.0, 4.5)
+        affine[:3, 3] = (-31.5, 17.25, 400.125)
+        values = ramp().transpose(2, 1, 0)
+        nibabel.save(nibabel.Nifti1Image(values, affine), path)
+        array, grid, stored, _ = images.read_image(path)
+        for x, y, z in ((0, 0, 0), (8, 0, 3), (2, 10, 12)):
+            ras = affine @ (x, y, z, 1)
+            index = tuple(np.rint(grid.mm_to_index_zyx((-ras[0], -ras[1], ras[2]))).astype(int))
+            assert array[index] == values[x, y, z]
+        images.write_image(tmp_path / "out.nii.gz", array, stored)
+        again = nibabel.load(tmp_path / "out.nii.gz")
+        np.testing.assert_allclose(again.affine, affine, atol=1e-5)
+        assert (np.asarray(again.dataobj) == values).all()
+
+
+def test_the_ibsi_orientation_phantom(data, tmp_path):
+    path = data / "ibsi2_orientation/image/orientation.nii.gz"
+    array, grid, stored, _ = images.read_image(path)
+    theirs = sitk.ReadImage(str(path))
+    check_against_itk(path, theirs)
+    images.write_image(tmp_path / "again.nii.gz", array, stored)
+    again = sitk.ReadImage(str(tmp_path / "again.nii.gz"))
+    assert (sitk.GetArrayFromImage(again) == sitk.GetArrayFromImage(theirs)).all()
+    np.testing.assert_allclose(again.GetDirection(), theirs.GetDirection(), atol=1e-6)
+    # value = i + j + k of the file's own indices: one step along any LPS axis changes it by +-1, the same everywhere
+    for axis in range(3):
+        steps = np.unique(np.diff(array, axis=axis))
+        assert len(steps) == 1
+        assert abs(steps[0]) == abs(steps[0]).round() > 0
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nii.gz"])
+def test_an_oblique_image_keeps_its_geometry(tmp_path, ending):
+    path = tmp_path / f"in{ending}"
+    for direction in list(directions())[::5]:
+        if np.linalg.det(direction) < 0:
+            continue
+        image = write(path, turn() @ direction)
+        check_against_itk(path, image)
+        array, grid, stored, _ = images.read_image(path)
+        assert abs(np.asarray(grid.direction) - turn()).max() < 1e-5
+        images.write_mask(tmp_path / f"mask{ending}", array > 100, stored)
+        mask = sitk.ReadImage(str(tmp_path / f"mask{ending}"))
+        np.testing.assert_allclose(mask.GetDirection(), image.GetDirection(), atol=1e-6)
+        assert mask.GetPixelID() == sitk.sitkUInt8
+        assert (sitk.GetArrayFromImage(mask) == (sitk.GetArrayFromImage(image) > 100)).all()
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nii.gz"])
+def test_rounded_cosines_are_mended_with_a_warning(tmp_path, ending):
+    direction = turn().round(3)
+    path = tmp_path / f"in{ending}"
+    if ending == ".mha":
+        write(path, direction)
+    else:
+        affine = np.eye(4)
+        affine[:3, :3] = np.diag([-1.0, -1.0, 1.0]) @ direction * 3.0
+        nibabel.save(nibabel.Nifti1Image(ramp().transpose(2, 1, 0), affine), path)
+    array, grid, stored, warnings = images.read_image(path)
+    d = np.asarray(grid.direction)
+    np.testing.assert_allclose(d @ d.T, np.eye(3), atol=1e-12)
+    assert "re-orthonormalised" in warnings[0]
+    # what is written lies exactly where the file lay, rounded cosines and all
+    images.write_mask(tmp_path / f"mask{ending}", array > 5, stored)
+    assert images.read_image(tmp_path / f"mask{ending}")[2].matches(stored, 1e-4)
+
+
+def test_a_sheared_image_is_refused(tmp_path):
+    sheared = np.eye(3)
+    sheared[0, 1] = 0.05
+    write(tmp_path / "in.mha", sheared)
+    with pytest.raises(InputError, match="sheared"):
+        images.read_image(tmp_path / "in.mha")
+
+
+def test_scaled_integers_become_their_values(tmp_path):
+    image = nibabel.Nifti1Image(np.arange(8**3, dtype=np.int16).reshape(8, 8, 8), np.diag([3.0, 3, 3, 1]))
+    image.header.set_slope_inter(0.5, -10)
+    nibabel.save(image, tmp_path / "in.nii.gz")
+    array, *_ = images.read_image(tmp_path / "in.nii.gz")
+    assert array.dtype == np.float32
+    assert (array.min(), array.max()) == (-10, 511 * 0.5 - 10)
+
+
+def bad_files():
+    def empty(p):
+        p.write_bytes(b"")
+
+    def garbage(p):
+        p.write_bytes(np.random.default_rng(0).bytes(5000))
+
+    def two_d(p):
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros((20, 20), np.float32)), str(p))
+
+    def four_d(p):
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 9, 9, 9), np.float32), isVector=False), str(p))
+
+    def vector(p):
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros((9, 9, 9, 3), np.float32), isVector=True), str(p))
+
+    def tiny(p):
+        write(p, array=np.zeros((9, 9, 7), np.float32))
+
+    def nan(p):
+        values = ramp()
+        values[3, 2, 1] = np.nan
+        write(p, array=values)
+
+    def infinite(p):
+        values = ramp()
+        values[3, 2, 1:3] = -np.inf
+        write(p, array=values)
+
+    def fine(p):
+        write(p, spacing=(0.01, 3, 3))
+
+    def coarse(p):
+        write(p, spacing=(3, 3, 300))
+
+    cases = [
+        (empty, "0 bytes"),
+        (garbage, "cannot be read"),
+        (tiny, "7 x 9 x 9"),
+        (nan, "1 of 1287 voxels are NaN.*3, 2, 1"),
+        (infinite, "2 of 1287"),
+    ]
+    cases += [(two_d, "2D"), (four_d, "4D"), (vector, "3 values|4D|5D"), (fine, "0.01 x 3 x 3"), (coarse, "3 x 3 x 300")]
+    return [pytest.param(make, line, id=make.__name__) for make, line in cases]
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nii.gz", ".nii"])
+@pytest.mark.parametrize(("make", "line"), bad_files())
+def test_a_bad_file_has_its_line(tmp_path, make, line, ending):
+    path = tmp_path / f"in{ending}"
+    make(path)
+    with pytest.raises(InputError, match=line) as caught:
+        images.read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("share", [0.5, 0.95])
+@pytest.mark.parametrize("ending", [".mha", ".nii", ".nii.gz"])
+def test_a_truncated_file_is_refused(tmp_path, capfd, ending, compress, share):
+    path = tmp_path / f"in{ending}"
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32))
+    sitk.WriteImage(image, str(path), compress)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(len(raw) * share)])
+    with pytest.raises(InputError, match="truncated|cannot be read"):
+        images.read_image(path)
+
+
+def test_a_zero_spacing_is_refused(tmp_path):
+    write(tmp_path / "in.mha")
+    raw = (tmp_path / "in.mha").read_bytes()
+    (tmp_path / "in.mha").write_bytes(raw.replace(b"ElementSpacing = 2 3 4.5", b"ElementSpacing = 2 0 4.5"))
+    with pytest.raises(InputError, match=r"in\.mha"):
+        images.read_image(tmp_path / "in.mha")
+
+
+def test_unknown_endings_and_absent_files(tmp_path):
+    with pytest.raises(InputError, match=r"scan\.tif: format"):
+        images.read_image(tmp_path / "scan.tif")
+    with pytest.raises(InputError, match="no such file"):
+        images.read_image(tmp_path / "scan.mha")
+
+
+def test_stems():
+    assert [images.stem(Path(n)) for n in ("a.b.mha", "x.nii.gz", "y.nii", "Z.NII.GZ")] == ["a.b", "x", "y", "Z"]
+
+
+def test_nothing_half_written_stays(tmp_path, monkeypatch):
+    array, _, stored, _ = images.read_image(_written(tmp_path))
+    (tmp_path / "mask.mha").write_text("the old one")
+
+    def fails(path, own, grid):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(images, "_write_mha", fails)
+    with pytest.raises(InputError, match="No space left"):
+        images.write_mask(tmp_path / "mask.mha", array > 1, stored)
+    assert (tmp_path / "mask.mha").read_text() == "the old one"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mha", "mask.mha"]
+
+
+def test_a_lying_disk_is_caught(tmp_path, monkeypatch):
+    array, _, stored, _ = images.read_image(_written(tmp_path))
+    right = images._write_mha
+    monkeypatch.setattr(images, "_write_mha", lambda path, own, grid: right(path, own * 0, grid))
+    with pytest.raises(InputError, match="read back differs"):
+        images.write_mask(tmp_path / "mask.mha", array > 1, stored)
+    assert not (tmp_path / "mask.mha").exists()
+
+
+def _written(folder: Path) -> Path:
+    write(folder / "in.mha")
+    return folder / "in.mha"
+
+
+def pet_and_ct(folder: Path, ct_spacing=(2.0, 3.0, 4.5), ct_origin=(-31.5, 17.25, 400.125), ct_array=None):
+    pet = np.abs(np.sin(ramp())) * 8
+    write(folder / "pet.mha", array=pet)
+    write(folder / "ct.mha", array=ramp() - 1000 if ct_array is None else ct_array, spacing=ct_spacing, origin=ct_origin)
+    return folder / "pet.mha", folder / "ct.mha"
+
+
+def test_a_ct_on_the_pet_grid_is_taken_as_it_is(tmp_path):
+    study, warnings = images.read_study(*pet_and_ct(tmp_path), "case")
+    assert (study.ct_hu == ramp() - 1000).all()
+    assert warnings == []
+    assert study.name == "case"
+
+
+def test_a_ct_elsewhere_is_resampled_linearly_with_air_outside(tmp_path):
+    # HU = -1000 + 2*x_mm + y_mm - z_mm/2 on a finer grid that ends 10 mm short in x
+    size, spacing, origin = (10, 30, 60), (1.0, 1.5, 1.0), (-31.5, 17.25, 400.125)
+    grid = Grid.from_itk(size, spacing, origin, np.eye(3).ravel())
+    mm = grid.index_to_mm_xyz(np.stack(np.indices(grid.shape_zyx), axis=-1))
+    values = (-1000 + mm @ [2.0, 1.0, -0.5]).astype(np.float32)
+    study, _ = images.read_study(*pet_and_ct(tmp_path, spacing, origin, values), "case")
+    target = study.grid.index_to_mm_xyz(np.stack(np.indices(study.grid.shape_zyx), axis=-1))
+    inside = target[..., 0] <= origin[0] + 9.0
+    np.testing.assert_allclose(study.ct_hu[inside], (-1000 + target @ [2.0, 1.0, -0.5])[inside], atol=1e-2)
+    assert (study.ct_hu[target[..., 0] > origin[0] + 9.6] == -1024).all()
+
+
+def test_no_overlap_is_refused_and_little_is_warned(tmp_path):
+    with pytest.raises(InputError, match="do not overlap"):
+        images.read_study(*pet_and_ct(tmp_path, ct_origin=(500.0, 0.0, 0.0)), "case")
+    _, warnings = images.read_study(*pet_and_ct(tmp_path, ct_origin=(-31.5, 17.25, 440.0)), "case")
+    assert any("covers" in line for line in warnings)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda pet: pet * 0, "no voxel above 0"),
+        (lambda pet: pet * 5000, "Bq/ml"),
+        (lambda pet: pet * 100 - 1000, "swapped"),
+    ],
+)
+def test_a_pet_that_is_no_suv(tmp_path, change, line):
+    pet, ct = pet_and_ct(tmp_path)
+    write(pet, array=change(sitk.GetArrayFromImage(sitk.ReadImage(str(pet)))))
+    with pytest.raises(InputError, match=line):
+        images.read_study(pet, ct, "case")
+
+
+def test_a_ct_without_air_is_warned_of(tmp_path):
+    _, warnings = images.read_study(*pet_and_ct(tmp_path, ct_array=ramp()), "case")
+    assert any("Hounsfield" in line for line in warnings)
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nii.gz"])
+def test_a_grid_is_read_from_the_header_alone(tmp_path, ending, capfd):
+    path = tmp_path / f"in{ending}"
+    values = ramp()
+    values[0, 0, 0] = np.nan
+    write(path, turn(), array=values)
+    grid = images.read_grid(path)
+    assert grid.shape_zyx == SHAPE_XYZ[::-1]
+    if ending == ".mha":
+        path.write_bytes(path.read_bytes()[:-500])
+        assert images.read_grid(path).matches(grid)
+
+
+def test_gzip_of_something_else(tmp_path):
+    with gzip.open(tmp_path / "in.nii.gz", "wb") as file:
+        file.write(b"no image at all" * 100)
+    with pytest.raises(InputError, match="cannot be read as NIfTI"):
+        images.read_image(tmp_path / "in.nii.gz")
