@@ -1,0 +1,233 @@
+"""grand-challenge's adapter: one case from /input to /output, with a record of all that happened. process.py calls main."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import sys
+import time
+import traceback
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from l2s import __version__, sockets
+from l2s.errors import InputError
+
+log = logging.getLogger("l2s")
+
+RECORD = "l2s-record.json"
+PREVIEW = "l2s-preview.png"
+MODEL_FLAG_FILE = "data-centric-model.json"  # autoPET III asks whether the model is its data-centric baseline: it is not
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="process.py", description="Lesions in one whole-body FDG PET/CT, by L2SNet. Research use only.", allow_abbrev=False
+    )
+    p.add_argument("--input", type=Path, default=Path("/input"), help="folder with images/pet and images/ct (default: /input)")
+    p.add_argument("--output", type=Path, default=Path("/output"), help="folder for the mask and the record (default: /output)")
+    p.add_argument("--weights", help="weights folder (default: $L2S_WEIGHTS, /opt/ml/model, the bundled one)")
+    p.add_argument("--edition", choices=sockets.EDITIONS, default="auto", help="whose folder names to write (default: auto)")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    p.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the networks (default: fp32)")
+    p.add_argument("--fusion", choices=("voxelwise", "componentwise", "none"), help="default: what the weights' manifest says")
+    p.add_argument("--windows", choices=("tiles", "gaussian"), help="default: what the weights' manifest says")
+    p.add_argument(
+        "--spacing-mm", nargs=3, type=float, metavar=("Z", "Y", "X"), help="working spacing other than the weights' own"
+    )
+    p.add_argument(
+        "--on-error", choices=("fail", "empty"), default="fail", help="empty: write an empty mask and exit 0 (for challenges)"
+    )
+    p.add_argument(
+        "--preview", nargs="?", type=Path, const=Path(PREVIEW), help=f"also write a PNG (default: {PREVIEW} in --output)"
+    )
+    p.add_argument("--verbose", action="store_true", help="log more")
+    p.add_argument("--version", action="version", version=f"l2s {__version__}")
+    return p
+
+
+class Record:
+    """What a run leaves in l2s-record.json: filled as the run goes on, written at its end whatever happens."""
+
+    def __init__(self):
+        self.started = time.perf_counter()
+        self.content: dict = {"tool": f"l2s {__version__}", "use": "research use only", "seconds": {}, "warnings": []}
+
+    @contextmanager
+    def stage(self, name: str):
+        """Times a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = round(time.perf_counter() - started, 3)
+            self.content["seconds"][name] = seconds
+            log.info("%s: %.2f s", name, seconds)
+
+    def warn(self, lines: list[str]) -> None:
+        for line in lines:
+            log.warning(line)
+        self.content["warnings"] += lines
+
+    def write(self, folder: Path) -> None:
+        """Completes the totals and writes the file."""
+        self.content["seconds"]["total"] = round(time.perf_counter() - self.started, 3)
+        self.content["peak_rss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        log.info("total: %.2f s, peak memory %d MiB", self.content["seconds"]["total"], self.content["peak_rss_mib"])
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / RECORD, json.dumps(self.content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Through a temporary name."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def make_progress():
+    """(stage, done, total) -> a bar on a terminal; elsewhere a plain line at the end of each stage."""
+    if not sys.stderr.isatty():
+        return lambda stage, done, total: log.info("%s: %d of %d", stage, done, total) if done == total else None
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        bar = bars.setdefault(stage, tqdm(total=total, desc=stage, file=sys.stderr, leave=False))
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return show
+
+
+def read_case(args: argparse.Namespace, record: Record):
+    """(sockets, study, the mask's path): everything about the input that can be wrong is found here, before any network runs."""
+    from l2s.io.images import read_study
+
+    case = sockets.find(args.input, args.edition)
+    target = sockets.check_output(args.output, case)
+    record.content["case"] = {
+        "name": case.name,
+        "pet": case.pet.name,
+        "ct": case.ct.name,
+        "edition": case.edition,
+        "clicks": len(case.clicks),
+        "mask": case.mask_name,
+    }
+    log.info("case %s: PET %s, CT %s, edition %s", case.name, case.pet.name, case.ct.name, case.edition)
+    if case.clicks:
+        log.info("%d lesion clicks noted; L2SNet does not use them", len(case.clicks))
+    with record.stage("read"):
+        study, warnings = read_study(case.pet, case.ct, case.name)
+    record.warn(warnings)
+    record.content["geometry"] = asdict(study.stored)
+    return case, study, target
+
+
+def run(args: argparse.Namespace, record: Record) -> None:
+    """Reads the case, segments it, writes the mask and what the edition wants beside it."""
+    case, study, target = read_case(args, record)
+    with record.stage("load"):
+        import torch
+
+        from l2s import engine, pipeline, weights
+
+        plan = engine.choose(args.device, args.precision)
+        model = weights.load(weights.find(args.weights))
+    record.content["plan"] = asdict(plan)
+    record.content["torch"] = torch.__version__
+    record.content["weights"] = {"name": model.name, "sha256": model.sha256, "intended_use": model.manifest.intended_use}
+    log.info("device %s (%s), weights %s, sha256 %s", plan.device, plan.device_name, model.name, model.sha256)
+    if plan.device == "cpu" and args.device == "auto":
+        log.warning("no GPU found: running on the CPU")
+
+    settings = pipeline.Settings(args.fusion, args.windows, tuple(args.spacing_mm) if args.spacing_mm else None)
+    result = pipeline.segment(study, model, plan, settings, make_progress())
+    for stage, seconds in result.seconds.items():
+        log.info("%s: %.2f s", stage, seconds)
+    record.content["seconds"] |= result.seconds
+    record.content["method"] = result.details
+    record.warn(result.warnings)
+    if plan.device != "cpu":
+        record.content["peak_device_mib"] = round(torch.cuda.max_memory_allocated(plan.device) / 2**20)
+
+    with record.stage("write"):
+        write_result(args, record, case, study, result.mask, target)
+
+
+def write_result(args: argparse.Namespace, record: Record, case: sockets.Sockets, study, mask, target: Path) -> None:
+    """The mask, autoPET III's extra file, the preview, and the mask's figures in the record."""
+    from l2s.io.images import write_mask
+    from l2s.measure.metrics import overlap
+
+    write_mask(target, mask, study.stored)
+    if case.edition == "autopet3":
+        write_text(args.output / MODEL_FLAG_FILE, "false\n")
+    lesions = len(overlap(mask, mask).truth_voxels)
+    volume_ml = float(mask.sum()) * study.grid.voxel_volume_ml
+    record.content["result"] = {"lesions": lesions, "volume_ml": round(volume_ml, 3)}
+    log.info("mask: %d lesions, %.1f ml, in %s", lesions, volume_ml, target)
+    if args.preview:
+        from l2s.report.mip import preview
+
+        path = args.output / args.preview
+        preview(study, mask, path)
+        log.info("preview: %s", path)
+
+
+def write_empty(args: argparse.Namespace, record: Record) -> None:
+    """An empty mask of the PET's geometry, for challenges that would rather count an empty answer than none.
+
+    Raises:
+        InputError: not even the PET's geometry can be read.
+    """
+    import numpy as np
+
+    from l2s.io.images import read_grid, write_mask
+    from l2s.study import to_lps
+
+    case = sockets.rescue(args.input, args.edition)
+    target = sockets.check_output(args.output, case)
+    stored = read_grid(case.pet)
+    empty, _ = to_lps(np.zeros(stored.shape_zyx, bool), stored)
+    write_mask(target, empty, stored)
+    if case.edition == "autopet3":
+        write_text(args.output / MODEL_FLAG_FILE, "false\n")
+    record.content["result"] = {"lesions": 0, "volume_ml": 0.0, "empty_because_of_error": True}
+    log.warning("--on-error empty: an EMPTY mask was written to %s", target)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one case; returns the exit code: 0 done, 2 bad input. Anything else that goes wrong keeps its traceback."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if args.verbose else logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr, force=True
+    )
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    record = Record()
+    code = 0
+    try:
+        try:
+            run(args, record)
+        except Exception as error:
+            # with --on-error empty a challenge wants an answer whatever went wrong; the record and the log keep the cause
+            record.content["error"] = f"{type(error).__name__}: {error}"
+            if args.on_error == "fail":
+                raise
+            log.error("%s", error if isinstance(error, InputError) else traceback.format_exc())
+            write_empty(args, record)
+    except InputError as error:
+        record.content["error"] = str(error)
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    finally:
+        try:
+            record.write(args.output)
+        except OSError as problem:
+            log.error("no record: %s", problem)
+    return code
