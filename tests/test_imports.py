@@ -17,6 +17,7 @@ ALLOWED = {  # part of l2s -> the other parts that it may import
     "engine": {"errors"},
     "working": {"errors", "study"},
     **dict.fromkeys(STAGES, BASE),
+    "phantom": BASE | {"io"},  # it writes its cases as files
     "weights": BASE | {"localize", "segment"},
     "pipeline": BASE | {"weights", "localize", "segment", "fuse"},
     "sockets": {"errors", "io"},

@@ -13,6 +13,7 @@ from l2s.study import Study
 from l2s.working import resample, to_working
 
 INDEX = "cases.json"
+HOT_SUV = 2.5  # the usual threshold for 'more than background'
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Case:
         truth: bool.
         cue: float16 in 0..1, None before make_cues.
         lesion_voxels: (n, 3) indices of (at most 4096 evenly chosen) lesion voxels.
+        hot_voxels: the same of voxels above HOT_SUV that are no lesion: what a network must learn to leave alone.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Case:
     truth: np.ndarray
     cue: np.ndarray | None
     lesion_voxels: np.ndarray
+    hot_voxels: np.ndarray
 
 
 def store_case(folder: Path, name: str, source: str, patient: str, study: Study, truth: np.ndarray, spacing_mm_zyx) -> dict:
@@ -86,14 +89,21 @@ def open_case(folder: Path, row: dict, cues: Path | None = None) -> Case:
     """The case of an index row; cues names the folder that make_cues wrote."""
     place = Path(folder) / row["name"]
     truth = np.load(place / "truth.npy", mmap_mode="r")
-    voxels = np.argwhere(truth)
+    pet_suv = np.load(place / "pet_suv.npy", mmap_mode="r")
     return Case(
         name=row["name"],
         source=row["source"],
         patient=row["patient"],
-        pet_suv=np.load(place / "pet_suv.npy", mmap_mode="r"),
+        pet_suv=pet_suv,
         ct_hu=np.load(place / "ct_hu.npy", mmap_mode="r"),
         truth=truth,
         cue=np.load(cues / f"{row['name']}.npy", mmap_mode="r") if cues else None,
-        lesion_voxels=voxels[:: max(1, -(-len(voxels) // 4096))],
+        lesion_voxels=some_voxels(truth),
+        hot_voxels=some_voxels((pet_suv > HOT_SUV) & ~truth),
     )
+
+
+def some_voxels(mask: np.ndarray, most: int = 4096) -> np.ndarray:
+    """(n, 3) indices of at most `most` voxels of the mask, evenly chosen."""
+    voxels = np.argwhere(mask)
+    return voxels[:: max(1, -(-len(voxels) // most))]

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from l2s import weights
 from l2s.errors import InputError
 from training.cases import read_index
+from training.loop import trained_state
 from training.recipe import Recipe
 from training.run import exit_with, held_out_rows, open_run, parser
 from training.train_localizer import fold_name
@@ -45,10 +46,9 @@ def export_network(run: Path, fold: int | None, stage: str, out: Path) -> weight
     path = run / fold_name(fold) / stage / "last.pt"
     if not path.is_file():
         raise InputError(f"no {path}: train {stage} of {fold_name(fold)} first")
-    state = torch.load(path, map_location="cpu", weights_only=True)["network"]
     target = out / f"{stage}_{fold_name(fold)}.safetensors"
     partial = target.with_suffix(".partial")
-    save_file(sixteen_bit(state), partial)
+    save_file(sixteen_bit(trained_state(path)), partial)
     partial.replace(target)
     return weights.WeightsFile(target.name, weights.file_sha256(target))
 

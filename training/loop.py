@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.recipe import Schedule
 from training.sampling import Batch
@@ -49,6 +50,12 @@ def save(path: Path, state: dict) -> None:
     partial.replace(path)
 
 
+def trained_state(checkpoint: Path) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint, for a plain network."""
+    averaged = torch.load(checkpoint, map_location="cpu", weights_only=True)["averaged"]
+    return {name.removeprefix("module."): tensor for name, tensor in averaged.items() if name != "n_averaged"}
+
+
 def train(
     network: nn.Module,
     schedule: Schedule,
@@ -59,7 +66,7 @@ def train(
     validate: Callable[[nn.Module], dict] | None = None,
     validate_every: int = 5,
 ) -> nn.Module:
-    """Trains the network in place and leaves folder/last.pt and folder/log.jsonl.
+    """Trains the network and leaves folder/last.pt and folder/log.jsonl; returns the moving average of its weights in eval mode.
 
     Args:
         network: on any device.
@@ -75,6 +82,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     network.to(device)
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(schedule.average), use_buffers=True)
     optimizer = make_optimizer(network, schedule)
     total = schedule.epochs * schedule.steps_per_epoch
     step = 0
@@ -84,6 +92,7 @@ def train(
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         network.load_state_dict(state["network"])
+        averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
         log.info("resumed %s at step %d of %d", folder.name, step, total)
@@ -116,6 +125,7 @@ def train(
                     f"{folder.name}: loss {losses[-1]} at step {step}; lower learning_rate and resume from {checkpoint}"
                 )
             optimizer.step()
+            averaged.update_parameters(network)
             step += 1
 
             if step % schedule.steps_per_epoch:
@@ -133,12 +143,11 @@ def train(
                 "waited_for_data": round(waited / seconds, 3),
             }
             if validate and (epoch % validate_every == 0 or step == total):
-                network.eval()
-                row |= validate(network)
-                network.train()
-            save(checkpoint, {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+                row |= validate(averaged.module.eval())
+            state = {"network": network.state_dict(), "averaged": averaged.state_dict(), "optimizer": optimizer.state_dict()}
+            save(checkpoint, state | {"step": step})
             with (folder / "log.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             log.info("%s %s", folder.name, row)
             started, losses, waited = time.perf_counter(), [], 0.0
-    return network.eval()
+    return averaged.module.eval()

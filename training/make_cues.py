@@ -21,6 +21,7 @@ from l2s.errors import InputError
 from l2s.localize.network import Localizer
 from l2s.localize.planes import cue_logits
 from training.cases import open_case, read_index
+from training.loop import trained_state
 from training.recipe import Recipe
 from training.run import exit_with, held_out_rows, open_run, parser
 from training.train_localizer import fold_name
@@ -34,7 +35,7 @@ def load_localizer(run: Path, fold: int | None, recipe: Recipe, device: str) -> 
     if not path.is_file():
         raise InputError(f"no {path}: train stage 1 of {fold_name(fold)} first")
     network = Localizer(recipe.localizer.network).to(memory_format=torch.channels_last)
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["network"])
+    network.load_state_dict(trained_state(path))
     return network.eval().to(device)
 
 

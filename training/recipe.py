@@ -25,6 +25,7 @@ class Schedule:
         learning_rate, momentum, weight_decay, poly_power: the optimizer's numbers.
         warmup_steps: steps over which the rate rises linearly from zero.
         clip_norm: the gradient's largest norm.
+        average: decay a step of the weights' moving average, which is what is validated and exported; 0: none.
     """
 
     epochs: int
@@ -37,6 +38,7 @@ class Schedule:
     poly_power: float
     warmup_steps: int
     clip_norm: float
+    average: float
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,19 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class LocalizerRecipe:
-    """Stage 1. lesion_share: share of planes that carry lesion; crop: rows and columns of a training plane."""
+    """Stage 1.
+
+    Attributes:
+        crop: rows and columns of a training plane.
+        lesion_share, hot_share: shares of the samples that show a lesion, and hot normal tissue; the others are cut anywhere.
+        dice_weight: the paper's lambda.
+    """
 
     network: LocalizerConfig
     planes: PlanesConfig
     crop: tuple[int, int]
     lesion_share: float
+    hot_share: float
     dice_weight: float
     augment: Augmentation
     schedule: Schedule
@@ -81,11 +90,12 @@ class LocalizerRecipe:
 
 @dataclass(frozen=True)
 class SegmenterRecipe:
-    """Stage 2. lesion_share: share of patches centred on a lesion voxel; cue_weights: weigh the loss by 1 + P_loc."""
+    """Stage 2; shares as in stage 1. cue_weights: weigh the loss by 1 + P_loc."""
 
     network: SegmenterConfig
     windows: WindowsConfig
     lesion_share: float
+    hot_share: float
     cue_weights: bool
     augment: Augmentation
     schedule: Schedule

@@ -26,10 +26,10 @@ class Batch:
     cue: Tensor | None
 
 
-class CasePicker:
-    """Draws a source by its share, then one of its cases."""
+class Picker:
+    """Draws a source by its share, then one of its cases, then what the sample must show."""
 
-    def __init__(self, cases: list[Case], sources: tuple[Source, ...]):
+    def __init__(self, cases: list[Case], sources: tuple[Source, ...], lesion_share: float, hot_share: float):
         self.pools = [[case for case in cases if case.source == source.name] for source in sources]
         for source, pool in zip(sources, self.pools):
             if not pool and source.share > 0:
@@ -38,11 +38,21 @@ class CasePicker:
                 )
         shares = np.array([source.share for source in sources])
         self.shares = shares / shares.sum()
+        self.lesion_share, self.hot_share = lesion_share, hot_share
 
-    def __call__(self, rng: np.random.Generator, with_lesion: bool) -> Case:
+    def __call__(self, rng: np.random.Generator) -> tuple[Case, tuple[int, int, int] | None]:
+        """A case and the (z, y, x) voxel to show: of a lesion, of hot normal tissue, or None for anywhere."""
         pool = self.pools[rng.choice(len(self.pools), p=self.shares)]
-        able = [case for case in pool if len(case.lesion_voxels)] if with_lesion else pool
-        return (able or pool)[rng.integers(len(able or pool))]
+        fate = rng.random()
+        field = (
+            "lesion_voxels" if fate < self.lesion_share else "hot_voxels" if fate < self.lesion_share + self.hot_share else None
+        )
+        able = [case for case in pool if field and len(getattr(case, field))]
+        if not able:
+            return pool[rng.integers(len(pool))], None
+        case = able[rng.integers(len(able))]
+        voxels = getattr(case, field)
+        return case, tuple(int(v) for v in voxels[rng.integers(len(voxels))])
 
 
 def draw_centre(rng: np.random.Generator, length: int, size: int, must_see: int | None) -> int:
@@ -76,22 +86,19 @@ class PlaneSampler:
 
     def __init__(self, cases: list[Case], recipe: LocalizerRecipe, sources: tuple[Source, ...], seed: int):
         self.recipe, self.seed = recipe, seed
-        self.pick = CasePicker(cases, sources)
+        self.pick = Picker(cases, sources, recipe.lesion_share, recipe.hot_share)
         margin = read_margin(recipe.augment, 2)
         self.read = tuple(int(np.ceil(n * margin)) for n in recipe.crop)
 
     def one(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         recipe = self.recipe
-        want = rng.random() < recipe.lesion_share
-        case = self.pick(rng, want)
+        case, voxel = self.pick(rng)
         pet, truth = (planes.stack_planes(a, recipe.planes) for a in (case.pet_suv, case.truth))
-        see = (None, None)
+        see = [None, None]
         index = int(rng.integers(len(pet)))
-        if want and len(case.lesion_voxels):
-            voxel = case.lesion_voxels[rng.integers(len(case.lesion_voxels))]
-            axis = planes.PLANE_AXIS[recipe.planes.plane]
-            index = int(voxel[axis])
-            see = tuple(int(v) for v in np.delete(voxel, axis))
+        if voxel:
+            see = list(voxel)
+            index = see.pop(planes.PLANE_AXIS[recipe.planes.plane])
         centre = [draw_centre(rng, n, c, s) for n, c, s in zip(pet.shape[1:], recipe.crop, see)]
         drawn = draw(rng, recipe.augment, 2)
         block = read_block(planes.take_planes(pet, [index], recipe.network.neighbours)[0], centre, self.read)
@@ -111,19 +118,15 @@ class PatchSampler:
 
     def __init__(self, cases: list[Case], recipe: SegmenterRecipe, sources: tuple[Source, ...], seed: int):
         self.recipe, self.seed = recipe, seed
-        self.pick = CasePicker(cases, sources)
+        self.pick = Picker(cases, sources, recipe.lesion_share, recipe.hot_share)
         margin = read_margin(recipe.augment, 3)
         self.read = tuple(int(np.ceil(n * margin)) for n in recipe.windows.patch_zyx)
 
     def one(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         recipe = self.recipe
         patch = recipe.windows.patch_zyx
-        want = rng.random() < recipe.lesion_share
-        case = self.pick(rng, want)
-        see = (None, None, None)
-        if want and len(case.lesion_voxels):
-            see = tuple(int(v) for v in case.lesion_voxels[rng.integers(len(case.lesion_voxels))])
-        centre = [draw_centre(rng, n, p, s) for n, p, s in zip(case.truth.shape, patch, see)]
+        case, voxel = self.pick(rng)
+        centre = [draw_centre(rng, n, p, s) for n, p, s in zip(case.truth.shape, patch, voxel or (None, None, None))]
         drawn = draw(rng, recipe.augment, 3)
         # PET, CT above air, truth and cue go through one warp, so that outside all of them lies 0: air
         block = np.zeros((4, *self.read), dtype=np.float32)

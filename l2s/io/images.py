@@ -206,7 +206,8 @@ def write_image(path: Path, array: np.ndarray, stored: Grid) -> None:
             f"{path} cannot be written ({_reason(error)}); check the folder's rights and the disk's space"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
 
 
 def write_mask(path: Path, mask: np.ndarray, stored: Grid) -> None:

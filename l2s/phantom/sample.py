@@ -166,30 +166,16 @@ def write_case(folder: Path, name: str, sample: Sample) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
+    from l2s.io.images import write_image, write_mask
+
     case, study = Path(folder) / name, sample.study
-    try:
-        _write_mha(case / "images" / "ct" / f"{name}.mha", np.rint(study.ct_hu).astype(np.int16), study.grid)
-        _write_mha(case / "images" / "pet" / f"{name}.mha", study.pet_suv, study.grid)
-        _write_mha(case / "truth.mha", sample.truth.astype(np.uint8), study.grid)
-        part = case / ".facts.part.json"
-        part.write_text(json.dumps(sample.facts, indent=1) + "\n")
-        part.replace(case / "facts.json")
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{case} cannot be written ({error}); check the folder's rights and the disk's space") from error
+    write_image(case / "images" / "ct" / f"{name}.mha", np.rint(study.ct_hu).astype(np.int16), study.grid)
+    write_image(case / "images" / "pet" / f"{name}.mha", study.pet_suv, study.grid)
+    write_mask(case / "truth.mha", sample.truth, study.grid)
+    part = case / ".facts.part.json"
+    part.write_text(json.dumps(sample.facts, indent=1) + "\n")
+    part.replace(case / "facts.json")
     return case
-
-
-def _write_mha(path: Path, array: np.ndarray, grid: Grid) -> None:
-    import SimpleITK as sitk
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(grid.spacing_mm_xyz)
-    image.SetOrigin(grid.origin_mm_xyz)
-    image.SetDirection(grid.direction9)
-    part = path.with_name(f".{path.stem}.part.mha")
-    sitk.WriteImage(image, str(part), useCompression=True)
-    part.replace(path)
 
 
 def write_cases(

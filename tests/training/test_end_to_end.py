@@ -1,4 +1,4 @@
-"""All training commands in order on two small phantoms and one patient's folder: from nothing to weights that process.py's loader accepts."""
+"""All training commands in order on two small phantoms and three patients: from nothing to weights that inference loads."""
 
 import json
 from pathlib import Path
@@ -29,6 +29,7 @@ sources = [{{ name = "sts", share = 0.5 }}, {{ name = "phantom", share = 0.5 }}]
 [localizer]
 crop = [32, 32]
 lesion_share = 0.5
+hot_share = 0.2
 dice_weight = 1.0
 network = {{ neighbours = 2, encoder = "test_resnet", decoder_channels = [16, 16, 8, 8, 8] }}
 planes = {{ plane = "coronal", suv_high = 35.0, clip = false }}
@@ -37,6 +38,7 @@ schedule = {schedule}
 
 [segmenter]
 lesion_share = 0.5
+hot_share = 0.2
 cue_weights = true
 network = {{ channels = [4, 4, 8, 8], norm = "batch" }}
 windows = {{ pet_suv_high = 15.0, ct_hu_low = -100.0, ct_hu_high = 250.0, windows = "tiles", patch_zyx = [16, 16, 16], overlap = 0.5 }}
@@ -45,7 +47,7 @@ schedule = {schedule}
 """
 SCHEDULE = (
     '{ epochs = 2, steps_per_epoch = 2, batch = 2, optimizer = "adamw", learning_rate = 1e-3, momentum = 0.9, '
-    "weight_decay = 1e-4, poly_power = 0.9, warmup_steps = 1, clip_norm = 5.0 }"
+    "weight_decay = 1e-4, poly_power = 0.9, warmup_steps = 1, clip_norm = 5.0, average = 0.9 }"
 )
 
 

@@ -23,6 +23,7 @@ SCHEDULE = Schedule(
     poly_power=0.9,
     warmup_steps=0,
     clip_norm=5.0,
+    average=0.9,
 )
 
 

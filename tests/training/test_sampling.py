@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from l2s.errors import InputError
-from training.cases import Case
+from training.cases import Case, some_voxels
 from training.recipe import Source, load_recipe
-from training.sampling import CasePicker, PatchSampler, PlaneSampler, draw_centre, read_block
+from training.sampling import PatchSampler, Picker, PlaneSampler, draw_centre, read_block
 
 RECIPE = load_recipe(Path(__file__).parents[2] / "training/recipes/small.toml")
 
@@ -21,8 +21,11 @@ def make_case(name, source, shape=(40, 36, 44), lesion=True) -> Case:
     if lesion:
         truth[20:26, 10:14, 30:36] = True
         pet[truth] = 10
-    voxels = np.argwhere(truth)
-    return Case(name, source, name, pet, np.full(shape, 40, np.int16), truth, truth.astype(np.float16), voxels)
+    pet[30:33, 20:23, 5:8] = 7  # a hot organ
+    ct = np.full(shape, 40, np.int16)
+    return Case(
+        name, source, name, pet, ct, truth, truth.astype(np.float16), some_voxels(truth), some_voxels((pet > 2.5) & ~truth)
+    )
 
 
 CASES = [make_case("a", "sts"), make_case("bb", "phantom"), make_case("ccc", "phantom", lesion=False)]
@@ -45,8 +48,8 @@ def test_a_batch_depends_on_seed_and_step_only(kind):
 def test_planes_have_their_shapes_and_their_share_of_lesion():
     recipe = dataclasses.replace(RECIPE.localizer, lesion_share=1.0)
     batch = PlaneSampler(CASES, recipe, RECIPE.sources, 1).batch(3)
-    assert batch.image.shape == (8, 5, 128, 128)
-    assert batch.truth.shape == (8, 1, 128, 128)
+    assert batch.image.shape == (8, 5, 96, 96)
+    assert batch.truth.shape == (8, 1, 96, 96)
     assert batch.truth.flatten(1).any(1).all()
     assert batch.cue is None
 
@@ -71,12 +74,30 @@ def test_without_cue_weights_there_is_no_cue():
 
 
 def test_shares_are_kept_and_an_empty_source_is_named():
-    pick = CasePicker(CASES, (Source("sts", 0.25), Source("phantom", 0.75)))
+    pick = Picker(CASES, (Source("sts", 0.25), Source("phantom", 0.75)), lesion_share=0.5, hot_share=0.3)
     rng = np.random.default_rng(0)
-    assert 0.2 < np.mean([pick(rng, False).source == "sts" for _ in range(2000)]) < 0.3
-    assert {pick(rng, True).name for _ in range(100)} == {"a", "bb"}
+    drawn = [pick(rng) for _ in range(4000)]
+    assert 0.22 < np.mean([case.source == "sts" for case, _ in drawn]) < 0.28
+    shown = [("anywhere" if voxel is None else "lesion" if case.truth[voxel] else "hot") for case, voxel in drawn]
+    assert 0.47 < shown.count("lesion") / 4000 < 0.53
+    assert 0.27 < shown.count("hot") / 4000 < 0.33
+    assert all(case.pet_suv[voxel] > 2.5 for case, voxel in drawn if voxel)
     with pytest.raises(InputError, match="'autopet'"):
-        CasePicker(CASES, (Source("autopet", 1.0),))
+        Picker(CASES, (Source("autopet", 1.0),), 0.5, 0.3)
+
+
+def test_without_lesions_a_sample_is_cut_anywhere():
+    pick = Picker([CASES[2]], (Source("phantom", 1.0),), lesion_share=1.0, hot_share=0.0)
+    assert pick(np.random.default_rng(0)) == (CASES[2], None)
+
+
+def test_some_voxels_are_spread_over_the_mask():
+    mask = np.ones((20, 20, 20), bool)
+    some = some_voxels(mask, most=100)
+    assert len(some) == 100
+    assert some[0].tolist() == [0, 0, 0]
+    assert some[-1][0] >= 19
+    assert len(some_voxels(~mask)) == 0
 
 
 @pytest.mark.parametrize(("length", "size"), [(100, 32), (32, 32), (20, 32), (33, 32)])
