@@ -47,11 +47,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="l2s", description="Lesions in whole-body FDG PET/CT by L2SNet. Research use only.")
+    parser = argparse.ArgumentParser(
+        prog="l2s", description="Lesions in whole-body FDG PET/CT by L2SNet. Research use only.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"l2s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    evaluate = commands.add_parser("evaluate", help="score predicted masks against true ones", description=run_evaluate.__doc__)
+    evaluate = commands.add_parser(
+        "evaluate", help="score predicted masks against true ones", description=run_evaluate.__doc__, allow_abbrev=False
+    )
     evaluate.add_argument("truth", type=Path, help="a label image (.mha, .nii, .nii.gz), or a folder of them")
     evaluate.add_argument("prediction", type=Path, help="the same for the predictions; files pair by name without ending")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all cases here; null where undefined")
@@ -61,7 +65,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=run_evaluate)
 
-    phantom = commands.add_parser("phantom", help="make synthetic PET/CT with known lesions", description=run_phantom.__doc__)
+    phantom = commands.add_parser(
+        "phantom", help="make synthetic PET/CT with known lesions", description=run_phantom.__doc__, allow_abbrev=False
+    )
     phantom.add_argument("out", type=Path, help="folder to write OUT/CASE/images/{ct,pet}/CASE.mha and OUT/CASE/truth.mha into")
     phantom.add_argument("--cases", type=int, default=1, help="how many (default 1)")
     phantom.add_argument("--seed", type=int, default=0, help="the same seed makes the same cases (default 0)")
@@ -77,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     weights = commands.add_parser("weights", help="verify or list a weights folder")
     actions = weights.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, run in (("verify", run_weights_verify), ("list", run_weights_list)):
-        action = actions.add_parser(name, help=run.__doc__.splitlines()[0], description=run.__doc__)
+        action = actions.add_parser(name, help=run.__doc__.splitlines()[0], description=run.__doc__, allow_abbrev=False)
         action.add_argument("folder", nargs="?", help="default: $L2S_WEIGHTS, /opt/ml/model, or the weights that came with l2s")
         action.add_argument("--json", action="store_true", help="print JSON")
         action.set_defaults(run=run)

@@ -243,3 +243,10 @@ def test_as_a_module_and_into_a_closed_pipe(folders):
         process.stdout.close()  # as `| head` does once it has its lines
         assert process.stderr.read() == ""
         assert process.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize("words", [["phantom", "out", "--case", "2"], ["evaluate", "a", "b", "--js", "x"], ["weights", "list", "--js"]])
+def test_nothing_is_abbreviated(words):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(words)
+    assert stopped.value.code == 2

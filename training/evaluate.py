@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from l2s.phantom.sample import make_case
 from tqdm import tqdm
 
 from l2s import engine, fuse, pipeline, weights
 from l2s.errors import InputError
 from l2s.measure.metrics import CaseScores, evaluate_masks, mean
+from l2s.phantom.sample import make_case
 from l2s.study import Grid, Study
 from training.prepare import read_sts
 from training.run import exit_with

@@ -15,11 +15,11 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from l2s.io.images import read_image, read_study
-from l2s.phantom.sample import make_case
 from tqdm import tqdm
 
 from l2s.errors import InputError
+from l2s.io.images import read_image, read_study
+from l2s.phantom.sample import make_case
 from l2s.study import Grid
 from training.cases import INDEX, store_case, stored_row
 from training.recipe import Recipe
