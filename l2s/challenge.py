@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -97,20 +98,47 @@ def make_progress():
     bars: dict[str, tqdm] = {}
 
     def show(stage: str, done: int, total: int) -> None:
-        bar = bars.setdefault(stage, tqdm(total=total, desc=stage, file=sys.stderr, leave=False))
-        bar.update(done - bar.n)
+        if stage not in bars:
+            bars[stage] = tqdm(total=total, desc=stage, file=sys.stderr, leave=False)
+        bars[stage].update(done - bars[stage].n)
         if done == total:
-            bar.close()
+            bars.pop(stage).close()  # the next fold starts a bar of its own
 
     return show
+
+
+def find_case(find, args: argparse.Namespace, edition: str) -> tuple[sockets.Sockets, Path]:
+    """What find (sockets.find or sockets.rescue) sees under --input, and the mask's path.
+
+    Raises:
+        InputError: also where the container's user may not look into a mounted folder.
+    """
+    try:
+        case = find(args.input, edition)
+    except PermissionError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}); make folders and files readable for all") from None
+    return case, sockets.check_output(args.output, case)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises InputError for flags that would end the run after the work instead of before it."""
+    from l2s.io.images import SPACING_MM
+
+    if args.spacing_mm and not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in args.spacing_mm):
+        shown = " ".join(f"{s:g}" for s in args.spacing_mm)
+        raise InputError(
+            f"--spacing-mm {shown}: each must be {SPACING_MM[0]} to {SPACING_MM[1]}; leave it out for the weights' own"
+        )
+    place = (args.output / args.preview).parent if args.preview else args.output
+    if place != args.output and not place.is_dir():
+        raise InputError(f"--preview {args.preview}: {place} is no folder; make it or name another")
 
 
 def read_case(args: argparse.Namespace, record: Record):
     """(sockets, study, the mask's path): everything about the input that can be wrong is found here, before any network runs."""
     from l2s.io.images import read_study
 
-    case = sockets.find(args.input, args.edition)
-    target = sockets.check_output(args.output, case)
+    case, target = find_case(sockets.find, args, args.edition)
     record.content["case"] = {
         "name": case.name,
         "pet": case.pet.name,
@@ -165,11 +193,11 @@ def write_result(args: argparse.Namespace, record: Record, case: sockets.Sockets
     from l2s.io.images import write_mask
     from l2s.measure.metrics import overlap
 
+    lesions = len(overlap(mask, mask).truth_voxels)
+    volume_ml = float(mask.sum()) * study.grid.voxel_volume_ml
     write_mask(target, mask, study.stored)
     if case.edition == "autopet3":
         write_text(args.output / MODEL_FLAG_FILE, "false\n")
-    lesions = len(overlap(mask, mask).truth_voxels)
-    volume_ml = float(mask.sum()) * study.grid.voxel_volume_ml
     record.content["result"] = {"lesions": lesions, "volume_ml": round(volume_ml, 3)}
     log.info("mask: %d lesions, %.1f ml, in %s", lesions, volume_ml, target)
     if args.preview:
@@ -191,8 +219,9 @@ def write_empty(args: argparse.Namespace, record: Record) -> None:
     from l2s.io.images import read_grid, write_mask
     from l2s.study import to_lps
 
-    case = sockets.rescue(args.input, args.edition)
-    target = sockets.check_output(args.output, case)
+    # the edition that was found before the error, if it came that far: inputs.json may have said it
+    edition = record.content.get("case", {}).get("edition", args.edition)
+    case, target = find_case(sockets.rescue, args, edition)
     stored = read_grid(case.pet)
     empty, _ = to_lps(np.zeros(stored.shape_zyx, bool), stored)
     write_mask(target, empty, stored)
@@ -200,6 +229,20 @@ def write_empty(args: argparse.Namespace, record: Record) -> None:
         write_text(args.output / MODEL_FLAG_FILE, "false\n")
     record.content["result"] = {"lesions": 0, "volume_ml": 0.0, "empty_because_of_error": True}
     log.warning("--on-error empty: an EMPTY mask was written to %s", target)
+
+
+def stopped(number: int, frame) -> None:
+    """SIGTERM (docker stop, a platform's time limit) unwinds the run, so that partial files go and the record is written."""
+    raise SystemExit(128 + number)
+
+
+def settle(args: argparse.Namespace, record: Record, error: Exception) -> None:
+    """With --on-error empty a challenge wants an answer whatever went wrong; the record and the log keep the cause."""
+    log.error("%s", error if isinstance(error, InputError) else traceback.format_exc())
+    if "result" in record.content:
+        log.warning("--on-error empty: the mask had been written before the error and is kept")
+    else:
+        write_empty(args, record)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -211,23 +254,27 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     record = Record()
     code = 0
+    before = signal.signal(signal.SIGTERM, stopped)
     try:
+        check_flags(args)  # a mistyped flag is no case for an empty mask
         try:
             run(args, record)
         except Exception as error:
-            # with --on-error empty a challenge wants an answer whatever went wrong; the record and the log keep the cause
             record.content["error"] = f"{type(error).__name__}: {error}"
             if args.on_error == "fail":
                 raise
-            log.error("%s", error if isinstance(error, InputError) else traceback.format_exc())
-            write_empty(args, record)
+            settle(args, record, error)
     except InputError as error:
         record.content["error"] = str(error)
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except (SystemExit, KeyboardInterrupt):
+        record.content["error"] = "stopped from outside before the end"
+        raise
     finally:
         try:
             record.write(args.output)
         except OSError as problem:
             log.error("no record: %s", problem)
+        signal.signal(signal.SIGTERM, before)
     return code

@@ -167,9 +167,7 @@ def check_output(output: Path, sockets: Sockets) -> Path:
         probe.unlink()
     except OSError as error:
         raise InputError(f"{target.parent} cannot be written ({error.strerror}); give a writable folder with --output") from None
-    others = sorted(
-        p.name for p in target.parent.iterdir() if p.name.endswith(ENDINGS) and p != target and not p.name.startswith(".")
-    )
+    others = sorted(p.name for p in target.parent.iterdir() if p != target and not p.name.startswith("."))
     if others:
         raise InputError(
             f"{target.parent} holds {others[0]} already; the platform takes exactly one image: empty the folder or name another"

@@ -86,7 +86,7 @@ class Grid:
     def overlap_fraction(self, other: Grid) -> float:
         """Share of this grid's voxels (probed on a coarse lattice) whose centres lie inside other's field of view; 0..1."""
         probes = np.stack(
-            np.meshgrid(*[np.linspace(0, n - 1, min(n, 16)) for n in self.shape_zyx], indexing="ij"), axis=-1
+            np.meshgrid(*[np.linspace(0, n - 1, min(n, 48)) for n in self.shape_zyx], indexing="ij"), axis=-1
         ).reshape(-1, 3)
         index = other.mm_to_index_zyx(self.index_to_mm_xyz(probes))
         inside = ((index >= -0.5) & (index <= np.asarray(other.shape_zyx) - 0.5)).all(axis=1)

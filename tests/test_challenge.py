@@ -1,6 +1,9 @@
 """process.py as the platform runs it: editions, records, bad input, fail-soft; the real pipeline with small random weights."""
 
+import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +12,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from l2s import challenge, sockets
+from l2s import challenge, pipeline, sockets
+from l2s.io import images
+from l2s.report import mip
 
 ROOT = Path(__file__).resolve().parents[1]
 OLD = "images/automated-petct-lesion-segmentation"
@@ -227,18 +232,20 @@ def test_bad_input_is_one_line_and_exit_2(case, run, tmp_path, kind):
     assert files(tmp_path / "output") == ["l2s-record.json"]
 
 
-@pytest.mark.parametrize("kind", ["truncated", "NaN", "no CT", "two CTs", "no overlap", "swapped"])
+@pytest.mark.parametrize("kind", ["truncated", "NaN", "no CT", "two CTs", "no overlap", "swapped", "Bq/ml", "absurd spacing"])
 def test_on_error_empty_writes_an_empty_mask(case, run, tmp_path, kind):
     pet_file = case / "images/pet/pet-stem.mha"
-    size = sitk.ReadImage(str(pet_file)).GetSize()
     BAD[kind][0](case)
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(pet_file))
+    header.ReadImageInformation()
     code, err, record = run("--on-error", "empty", "--edition", "autopet3")
     assert code == 0
     (mask_file,) = (tmp_path / "output" / OLD).iterdir()
     assert mask_file.stem == ("ct-stem" if "CT" not in kind else "pet-stem")
     mask = sitk.ReadImage(str(mask_file))
-    assert mask.GetSize() == size
-    assert mask.GetDirection() == (1, 0, 0, 0, -1, 0, 0, 0, -1)
+    for part in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(mask, part)() == getattr(header, part)()
     assert not sitk.GetArrayViewFromImage(mask).any()
     assert BAD[kind][1] in record["error"]
     assert "EMPTY mask" in err
@@ -252,8 +259,6 @@ def test_on_error_empty_still_fails_without_a_geometry(case, run, kind):
 
 
 def test_on_error_empty_covers_bugs_and_keeps_their_traceback(case, run, monkeypatch, tmp_path):
-    from l2s import pipeline
-
     def broken(*args):
         raise ZeroDivisionError("a bug")
 
@@ -265,6 +270,105 @@ def test_on_error_empty_covers_bugs_and_keeps_their_traceback(case, run, monkeyp
     with pytest.raises(ZeroDivisionError):
         run(output=tmp_path / "second")
     assert "a bug" in json.loads((tmp_path / "second" / challenge.RECORD).read_text())["error"]
+
+
+def test_on_error_empty_keeps_the_edition_that_inputs_json_named(case, run, tmp_path):
+    both = (("pet-image", "images/pet"), ("ct-image", "images/ct"), ("lesion-clicks", "lesion-clicks.json"))
+    (case / "inputs.json").write_text(inputs_json(*both))
+    BAD["NaN"][0](case)
+    assert run("--on-error", "empty")[0] == 0
+    assert files(tmp_path / "output") == [f"{NEW}/ct-stem.mha", "l2s-record.json"]
+
+
+@pytest.fixture
+def full_mask(monkeypatch):
+    """The pipeline's answer with every voxel set, so that it can be told from an empty one."""
+    real = pipeline.segment
+
+    def segment(*args):
+        result = real(*args)
+        return dataclasses.replace(result, mask=np.ones_like(result.mask))
+
+    monkeypatch.setattr(pipeline, "segment", segment)
+
+
+def test_a_failing_preview_does_not_cost_the_mask(case, run, full_mask, monkeypatch, tmp_path):
+    def broken(*args):
+        raise ZeroDivisionError("no picture")
+
+    monkeypatch.setattr(mip, "preview", broken)
+    code, err, record = run("--on-error", "empty", "--preview")
+    assert code == 0
+    assert "is kept" in err
+    assert sitk.GetArrayViewFromImage(sitk.ReadImage(str(tmp_path / "output" / OLD / "ct-stem.mha"))).all()
+    assert record["error"] == "ZeroDivisionError: no picture"
+    assert record["result"] == {"lesions": 1, "volume_ml": pytest.approx(20 * 26 * 30 * 0.512)}
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--spacing-mm", "0", "0", "0"), "--spacing-mm 0 0 0"),
+        (("--spacing-mm", "4", "-4", "4"), "--spacing-mm 4 -4 4"),
+        (("--spacing-mm", "nan", "4", "4"), "--spacing-mm nan 4 4"),
+        (("--spacing-mm", "4", "4", "200"), "--spacing-mm 4 4 200"),
+        (("--preview", "absent/x.png"), "absent is no folder"),
+    ],
+)
+def test_mistyped_flags_are_no_case_for_an_empty_mask(case, run, tmp_path, flags, line):
+    code, err, record = run("--on-error", "empty", *flags)
+    assert code == 2
+    assert line in err
+    assert line in record["error"]
+    assert files(tmp_path / "output") == ["l2s-record.json"]
+
+
+def test_sigterm_leaves_nothing_half_written(case, run, monkeypatch, tmp_path):
+    def killed(path, own, grid):
+        path.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(images, "_write_mha", killed)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        run()
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert files(tmp_path / "output") == ["l2s-record.json"]
+    assert "stopped" in json.loads((tmp_path / "output" / challenge.RECORD).read_text())["error"]
+
+
+@pytest.mark.parametrize("flags", [(), ("--on-error", "empty")])
+def test_a_folder_that_the_container_s_user_may_not_see(case, run, monkeypatch, flags):
+    def refused(place):
+        raise PermissionError(13, "Permission denied", str(place))
+
+    monkeypatch.setattr(Path, "iterdir", refused)  # the tests may run as root, whom nothing is refused
+    code, err, _ = run(*flags)
+    assert code == 2
+    assert f"error: {case / 'images/pet'} cannot be read (Permission denied)" in err
+
+
+def test_one_bar_a_stage_on_a_terminal(monkeypatch):
+    class Bar:
+        made = []
+
+        def __init__(self, total, desc, file, leave):
+            self.total, self.desc, self.n, self.closed = total, desc, 0, False
+            self.made.append(self)
+
+        def update(self, steps):
+            self.n += steps
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress = challenge.make_progress()
+    for done, total in ((1, 3), (2, 3), (3, 3), (2, 4), (4, 4)):  # two folds of one stage
+        progress("segment", done, total)
+    assert [(b.desc, b.n, b.total, b.closed) for b in Bar.made] == [("segment", 3, 3, True), ("segment", 4, 4, True)]
 
 
 def test_another_image_in_the_output_folder_is_refused_before_the_work(case, run, tmp_path):

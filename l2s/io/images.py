@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,12 +53,9 @@ def read_image(path: Path) -> tuple[np.ndarray, Grid, Grid, list[str]]:
         InputError: the file is absent, unreadable, truncated, not 3D and scalar, of absurd size or spacing, sheared, or holds NaN.
     """
     path = Path(path)
-    stem(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes); copy it again")
-    array, stored = _read_nifti(path) if path.name.lower().endswith(NIFTI_ENDINGS) else _read_mha(path)
+    stored = read_grid(path)
+    _check_limits(path.name, stored)
+    array = _read_voxels(path)
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if bad:
         first = tuple(int(v) for v in np.argwhere(~np.isfinite(array))[0])
@@ -73,36 +71,53 @@ def read_image(path: Path) -> tuple[np.ndarray, Grid, Grid, list[str]]:
 
 
 def read_grid(path: Path) -> Grid:
-    """The file's own grid from its header alone, made orthonormal, for a mask when the voxels cannot be used.
+    """The file's own grid from its header alone, exactly as stored: what a mask needs, also where the voxels cannot be used.
 
     Raises:
-        InputError: the header cannot be read, or is not that of a 3D volume.
+        InputError: the file is absent, its header cannot be read, or it is not that of one 3D volume of single values.
     """
     path = Path(path)
     stem(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    grid = _nifti_grid(*_open_nifti(path)) if path.name.lower().endswith(NIFTI_ENDINGS) else _mha_reader(path)[1]
-    return replace(grid, direction=orthonormal(grid.direction, path.name)[0])
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes); copy it again")
+    return _nifti_grid(_open_nifti(path), path.name) if _is_nifti(path) else _mha_grid(path)
 
 
-def _check_header(name: str, size_xyz, spacing_xyz, components: int) -> None:
-    """Raises InputError before a voxel is read where the header cannot be a PET or CT volume."""
+def _is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith(NIFTI_ENDINGS)
+
+
+def _read_voxels(path: Path) -> np.ndarray:
+    """float32 (z, y, x) in the file's own order."""
+    return _read_nifti(path) if _is_nifti(path) else _read_mha(path)
+
+
+def _check_volume(name: str, size_xyz, spacing_xyz, components: int) -> None:
+    """Raises InputError where the header is not that of one 3D volume."""
     if len(size_xyz) != 3 or components != 1:
         what = f"{len(size_xyz)}D" + (f" with {components} values a voxel" if components != 1 else "")
         raise InputError(f"{name} is {what}; one 3D volume of single values is read: export it as such")
-    if min(size_xyz) < MIN_VOXELS_AN_AXIS or math.prod(size_xyz) > MAX_VOXELS:
-        raise InputError(
-            f"{name} has {' x '.join(map(str, size_xyz))} voxels (limits: {MIN_VOXELS_AN_AXIS} an axis, {MAX_VOXELS} in all); "
-            "give a whole volume, resampled where it is larger"
-        )
-    if not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in spacing_xyz):
+    if math.prod(size_xyz) > MAX_VOXELS:
+        shown = " x ".join(map(str, size_xyz))
+        raise InputError(f"{name} has {shown} voxels (limit {MAX_VOXELS} in all); resample it to a coarser grid")
+    if not all(0 < s < math.inf for s in spacing_xyz):
         shown = " x ".join(f"{s:g}" for s in spacing_xyz)
+        raise InputError(f"{name} has a spacing of {shown} mm, which spans no volume (limit: above 0); mend its header")
+
+
+def _check_limits(name: str, grid: Grid) -> None:
+    """Raises InputError, before a voxel is read, where the grid is not that of a PET or CT of a body."""
+    if min(grid.shape_zyx) < MIN_VOXELS_AN_AXIS:
+        shown = " x ".join(map(str, grid.size_xyz))
+        raise InputError(f"{name} has {shown} voxels (limit: at least {MIN_VOXELS_AN_AXIS} an axis); give a whole volume")
+    if not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in grid.spacing_mm_xyz):
+        shown = " x ".join(f"{s:g}" for s in grid.spacing_mm_xyz)
         raise InputError(f"{name} has a spacing of {shown} mm (limits {SPACING_MM[0]} to {SPACING_MM[1]} mm); mend its header")
 
 
-def _mha_reader(path: Path):
-    """SimpleITK's reader with the header read, and the grid."""
+def _mha_grid(path: Path) -> Grid:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
@@ -113,18 +128,15 @@ def _mha_reader(path: Path):
     except RuntimeError as error:  # SimpleITK raises nothing more precise
         raise InputError(f"{path} cannot be read as MHA ({_reason(error)}); copy it again") from None
     size, spacing = reader.GetSize(), reader.GetSpacing()
-    _check_header(path.name, size, spacing, reader.GetNumberOfComponents())
-    return reader, Grid.from_itk(size, spacing, reader.GetOrigin(), reader.GetDirection())
+    _check_volume(path.name, size, spacing, reader.GetNumberOfComponents())
+    return Grid.from_itk(size, spacing, reader.GetOrigin(), reader.GetDirection())
 
 
-def _read_mha(path: Path) -> tuple[np.ndarray, Grid]:
-    """float32 (z, y, x) in the file's own order, and its grid."""
+def _read_mha(path: Path) -> np.ndarray:
     import SimpleITK as sitk
 
-    reader, grid = _mha_reader(path)
-    reader.SetOutputPixelType(sitk.sitkFloat32)
     try:
-        return sitk.GetArrayFromImage(reader.Execute()), grid
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32, "MetaImageIO"))
     except RuntimeError as error:
         raise InputError(f"{path} is truncated or damaged ({_reason(error)}); copy it again") from None
 
@@ -136,47 +148,38 @@ def _reason(error: Exception) -> str:
 
 
 def _open_nifti(path: Path):
-    """nibabel's image with its header checked, and its name."""
-    import zlib
-
     import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
     try:
-        image = nibabel.load(path)
-    except (
-        nibabel.filebasedimages.ImageFileError,
-        nibabel.spatialimages.HeaderDataError,
-        OSError,
-        EOFError,
-        zlib.error,
-    ) as error:
+        return nibabel.load(path)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as NIfTI ({_reason(error)}); copy it again") from None
-    dtype = image.get_data_dtype()
-    _check_header(path.name, image.shape, image.header.get_zooms()[:3], len(dtype.fields or "1"))
-    return image, path.name
 
 
 def _nifti_grid(image, name: str) -> Grid:
-    """The affine as an LPS grid."""
+    """The affine (the sform, else the qform) as an LPS grid."""
+    dtype = image.get_data_dtype()
+    _check_volume(name, image.shape, image.header.get_zooms()[:3], 2 if dtype.kind == "c" else len(dtype.fields or "1"))
+    if not image.header["sform_code"] and not image.header["qform_code"]:
+        # readers guess here, and not alike: nibabel and ITK differ in left, right, front and back
+        raise InputError(f"{name}: sform and qform codes are 0, so its orientation is unknown; convert it again from its source")
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine  # RAS -> LPS
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all():
         raise InputError(f"{name}: its affine {image.affine.tolist()} is not finite; mend its header")
-    _check_header(name, image.shape, spacing, 1)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    _check_volume(name, image.shape, spacing, 1)
     return Grid.from_itk(image.shape, spacing, affine[:3, 3], (affine[:3, :3] / spacing).ravel())
 
 
-def _read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
-    """float32 (z, y, x) in the file's own order, and its grid in LPS."""
-    import zlib
-
-    image, name = _open_nifti(path)
-    grid = _nifti_grid(image, name)
+def _read_nifti(path: Path) -> np.ndarray:
+    image = _open_nifti(path)
     try:
         array = image.get_fdata(dtype=np.float32, caching="unchanged")
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path} is truncated or damaged ({_reason(error)}); copy it again") from None
-    return array.transpose(2, 1, 0), grid
+    return array.transpose(2, 1, 0)
 
 
 def write_image(path: Path, array: np.ndarray, stored: Grid) -> None:
@@ -196,15 +199,13 @@ def write_image(path: Path, array: np.ndarray, stored: Grid) -> None:
     own = np.ascontiguousarray(from_lps(array, replace(stored, direction=orthonormal(stored.direction, path.name)[0])))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        (_write_nifti if path.name.lower().endswith(NIFTI_ENDINGS) else _write_mha)(partial, own, stored)
-        back, back_grid = (_read_nifti if path.name.lower().endswith(NIFTI_ENDINGS) else _read_mha)(partial)
-        if not back_grid.matches(stored, GEOMETRY_MM) or not np.array_equal(back, own.astype(np.float32)):
+        (_write_nifti if _is_nifti(path) else _write_mha)(partial, own, stored)
+        same = np.array_equal(_read_voxels(partial), own.astype(np.float32))
+        if not same or not read_grid(partial).matches(stored, GEOMETRY_MM):
             raise InputError(f"{path}: what was read back differs from what was written; check the disk")
         partial.replace(path)
     except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"{path} cannot be written ({_reason(error)}); check the folder's rights and the disk's space"
-        ) from error
+        raise InputError(f"{path} cannot be written ({_reason(error)}); check the folder's rights and its space") from error
     finally:
         if partial.exists():
             partial.unlink()
@@ -287,7 +288,8 @@ def _check_pet(pet: np.ndarray, name: str) -> None:
         )
     if high > MAX_SUV:
         raise InputError(
-            f"{name}: largest value {high:g} (limit {MAX_SUV:g}): this is Bq/ml, not SUV; convert it to body-weight SUV first"
+            f"{name}: largest value {high:g} (limit {MAX_SUV:g}): this is Bq/ml, not SUV; convert it to body-weight SUV first: "
+            "Bq/ml x weight in g / injected Bq, decay-corrected to the start of the scan"
         )
     if high <= 0:
         raise InputError(f"{name}: no voxel above 0 (largest {high:g}): an empty PET; export it again")

@@ -359,3 +359,61 @@ def test_gzip_of_something_else(tmp_path):
         file.write(b"no image at all" * 100)
     with pytest.raises(InputError, match="cannot be read as NIfTI"):
         images.read_image(tmp_path / "in.nii.gz")
+
+
+@pytest.mark.parametrize("spacing", [(2.03642010688781, 2.03642010688781, 3.0), (4.07283, 3.0 / 7, 0.1 + 0.2)])
+def test_the_mask_s_geometry_is_the_pet_s_to_the_last_bit(tmp_path, spacing):
+    direction = turn((1.234567, -33.3, 71.0)).round(4)  # rounded cosines: mended in memory, never in the file
+    write(tmp_path / "pet.mha", direction, spacing=spacing, origin=(1 / 3, -1e3 / 7, 912.3456789012345))
+    array, _, stored, _ = images.read_image(tmp_path / "pet.mha")
+    images.write_mask(tmp_path / "mask.mha", array > 50, stored)
+    images.write_mask(tmp_path / "empty.mha", array < 0, images.read_grid(tmp_path / "pet.mha"))
+    pet = sitk.ReadImage(str(tmp_path / "pet.mha"))
+    for name in ("mask.mha", "empty.mha"):
+        mask = sitk.ReadImage(str(tmp_path / name))
+        for part in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(mask, part)() == getattr(pet, part)()
+
+
+def test_an_absurd_spacing_still_has_a_geometry(tmp_path):
+    write(tmp_path / "in.mha", spacing=(2.0, 3.0, 450.0))
+    grid = images.read_grid(tmp_path / "in.mha")
+    assert grid.spacing_mm_zyx == (450.0, 3.0, 2.0)
+    images.write_mask(tmp_path / "mask.mha", np.zeros(grid.shape_zyx, bool), grid)
+    assert sitk.ReadImage(str(tmp_path / "mask.mha")).GetSpacing() == (2.0, 3.0, 450.0)
+
+
+def oblique_affine() -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = turn() * (2.0, 3.0, 4.5)
+    affine[:3, 3] = (12.5, -40.0, 300.0)
+    return affine
+
+
+@pytest.mark.parametrize(("sform", "qform"), [(0, 1), (1, 0), (2, 0), (1, 1), (2, 1)])
+def test_sform_and_qform_are_read_as_itk_reads_them(tmp_path, sform, qform):
+    image = nibabel.Nifti1Image(ramp().transpose(2, 1, 0), oblique_affine())
+    image.set_sform(oblique_affine(), sform)
+    image.set_qform(oblique_affine(), qform)
+    nibabel.save(image, tmp_path / "in.nii.gz")
+    check_against_itk(tmp_path / "in.nii.gz", sitk.ReadImage(str(tmp_path / "in.nii.gz")))
+
+
+def test_a_nifti_without_orientation_is_refused(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(ramp(), None), tmp_path / "in.nii.gz")
+    with pytest.raises(InputError, match="orientation is unknown"):
+        images.read_image(tmp_path / "in.nii.gz")
+
+
+def test_complex_values_are_refused(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(ramp().astype(np.complex64), np.eye(4)), tmp_path / "in.nii.gz")
+    with pytest.raises(InputError, match="2 values a voxel"):
+        images.read_image(tmp_path / "in.nii.gz")
+
+
+def test_a_header_that_lies_about_its_size_reads_no_voxel(tmp_path):
+    write(tmp_path / "in.mha")
+    raw = (tmp_path / "in.mha").read_bytes()
+    (tmp_path / "in.mha").write_bytes(raw.replace(b"DimSize = 9 11 13", b"DimSize = 9 11 99999999"))
+    with pytest.raises(InputError, match="9 x 11 x 99999999 voxels"):
+        images.read_image(tmp_path / "in.mha")
