@@ -12,6 +12,9 @@ import pytest
 
 import l2s
 
+# the check of commands starts modules that other tests have imported: wanted here
+pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("build.sh", "test.sh", "export.sh", ".ci/run", ".ci/container.sh", "training/reproduce.sh")
 IMPORT_NAMES = {"pillow": "PIL"}  # where it is not the package's own
@@ -138,6 +141,5 @@ def test_good_command_is_accepted(check_docs, command):
         ("docker run --entrypoint l2s l2snet phantum", "invalid choice: 'phantum'"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 def test_wrong_command_is_refused(check_docs, command, reason):
     assert re.search(reason, check_docs.problem(command.split()) or "accepted")
