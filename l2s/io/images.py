@@ -27,7 +27,11 @@ MAX_VOXELS = 2**30  # 4 GiB as float32; a total-body scan at 2 mm has a sixth of
 ROUNDING = 1e-6  # cosines closer than this to orthonormal are printing, not a fault of the file
 MAX_SUV = 1000.0  # above it the values are Bq/ml
 MIN_SUV = -100.0  # below it the values are HU
+MAX_HU = 40000.0  # metal saturates at 3071 or 30710; beyond it the values are no HU
 HU_AIR = -200.0  # every CT with lung, bowel gas or room air goes below
+MAX_HEADER_BYTES = 2**16
+BYTES_A_VOXEL = {"MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_FLOAT": 4}
+BYTES_A_VOXEL |= {"MET_LONG": 8, "MET_ULONG": 8, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_DOUBLE": 8}
 GEOMETRY_MM = 1e-3  # what float32 affines of NIfTI lose over a metre
 
 
@@ -54,7 +58,6 @@ def read_image(path: Path) -> tuple[np.ndarray, Grid, Grid, list[str]]:
     """
     path = Path(path)
     stored = read_grid(path)
-    _check_limits(path.name, stored)
     array = _read_voxels(path)
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if bad:
@@ -135,10 +138,47 @@ def _mha_grid(path: Path) -> Grid:
 def _read_mha(path: Path) -> np.ndarray:
     import SimpleITK as sitk
 
+    _check_mha_payload(path)
     try:
         return sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32, "MetaImageIO"))
     except RuntimeError as error:
         raise InputError(f"{path} is truncated or damaged ({_reason(error)}); copy it again") from None
+
+
+def _check_mha_payload(path: Path) -> None:
+    """Raises InputError where the voxels are cut short or damaged; ITK returns a broken compressed block as if it were good.
+
+    zlib's own checksum covers a compressed block, the header's counts cover a raw one.
+    """
+    fields, offset = {}, 0
+    with path.open("rb") as file:
+        for line in file:
+            offset += len(line)
+            key, _, value = line.decode("ascii", "replace").partition("=")
+            fields[key.strip()] = value.strip()
+            if key.strip() == "ElementDataFile" or offset > MAX_HEADER_BYTES:
+                break
+        if fields.get("ElementDataFile") != "LOCAL":
+            raise InputError(f"{path}: its voxels are not in the file itself; save it as one .mha file")
+        voxel_bytes = BYTES_A_VOXEL.get(fields.get("ElementType", ""))
+        if voxel_bytes is None:
+            raise InputError(f"{path}: ElementType {fields.get('ElementType')} is not read; one of {', '.join(BYTES_A_VOXEL)}")
+        expected = voxel_bytes * math.prod(int(n) for n in fields["DimSize"].split())
+        found = path.stat().st_size - offset
+        if fields.get("CompressedData", "False").lower() == "true":
+            inflate = zlib.decompressobj()
+            found = 0
+            try:
+                while (block := file.read(2**20)) and not inflate.eof:
+                    found += len(inflate.decompress(block))
+            except zlib.error as error:
+                raise InputError(
+                    f"{path} is damaged: its compressed voxels cannot be unpacked ({error}); copy it again"
+                ) from None
+            if not inflate.eof:
+                found = min(found, expected - 1)
+    if found < expected:
+        raise InputError(f"{path} is truncated: {found} of {expected} bytes of voxels; copy it again")
 
 
 def _reason(error: Exception) -> str:
@@ -253,10 +293,17 @@ def read_study(pet_path: Path, ct_path: Path, name: str) -> tuple[Study, list[st
     Raises:
         InputError: a file cannot be used (see read_image), the PET is no SUV image, or the two do not overlap in space.
     """
+    for path in (Path(pet_path), Path(ct_path)):
+        _check_limits(path.name, read_grid(path))
     pet, grid, stored, warnings = read_image(pet_path)
     _check_pet(pet, Path(pet_path).name)
     ct, ct_grid, _, ct_warnings = read_image(ct_path)
     warnings = warnings + ct_warnings
+    if ct.min() >= 0 or ct.max() > MAX_HU:
+        raise InputError(
+            f"{Path(ct_path).name}: values from {ct.min():g} to {ct.max():g}; Hounsfield units go below 0 and not above {MAX_HU:g}: "
+            "give the CT in HU"
+        )
     if ct.min() > HU_AIR:
         warnings.append(
             f"{Path(ct_path).name}: no voxel below {HU_AIR:g}, the smallest is {ct.min():g}: are these Hounsfield units?"

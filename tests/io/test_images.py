@@ -222,7 +222,7 @@ def test_a_bad_file_has_its_line(tmp_path, make, line, ending):
     path = tmp_path / f"in{ending}"
     make(path)
     with pytest.raises(InputError, match=line) as caught:
-        images.read_image(path)
+        images.read_study(path, path, "case")
     assert "\n" not in str(caught.value)
 
 
@@ -337,7 +337,7 @@ def test_a_pet_that_is_no_suv(tmp_path, change, line):
 
 
 def test_a_ct_without_air_is_warned_of(tmp_path):
-    _, warnings = images.read_study(*pet_and_ct(tmp_path, ct_array=ramp()), "case")
+    _, warnings = images.read_study(*pet_and_ct(tmp_path, ct_array=ramp() - 100), "case")
     assert any("Hounsfield" in line for line in warnings)
 
 
@@ -417,3 +417,36 @@ def test_a_header_that_lies_about_its_size_reads_no_voxel(tmp_path):
     (tmp_path / "in.mha").write_bytes(raw.replace(b"DimSize = 9 11 13", b"DimSize = 9 11 99999999"))
     with pytest.raises(InputError, match="9 x 11 x 99999999 voxels"):
         images.read_image(tmp_path / "in.mha")
+
+
+def test_one_wrong_byte_in_a_compressed_block_is_found(tmp_path, capfd):
+    path = tmp_path / "in.mha"
+    write(path, array=np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32))
+    good = path.read_bytes()
+    for place in (len(good) // 2, len(good) - 2, len(good) - 3000):
+        bad = bytearray(good)
+        bad[place] ^= 0x10
+        path.write_bytes(bad)
+        with pytest.raises(InputError, match="damaged|truncated"):
+            images.read_image(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_voxels_in_a_file_of_their_own_are_refused(tmp_path):
+    path = tmp_path / "in.mha"
+    write(path)
+    path.write_bytes(path.read_bytes().replace(b"ElementDataFile = LOCAL", b"ElementDataFile = in.raw"))
+    (tmp_path / "in.raw").write_bytes(bytes(10_000))
+    with pytest.raises(InputError, match="not in the file itself|cannot be read"):
+        images.read_image(path)
+
+
+@pytest.mark.parametrize("array", [ramp() * 0, ramp() + 1, ramp() * 1e4 - 1000])
+def test_a_ct_that_is_no_hu_is_refused(tmp_path, array):
+    with pytest.raises(InputError, match="CT in HU"):
+        images.read_study(*pet_and_ct(tmp_path, ct_array=array), "case")
+
+
+def test_a_small_label_image_is_read_as_it_is(tmp_path):
+    write(tmp_path / "in.mha", array=np.ones((5, 5, 5), np.uint8), spacing=(0.1, 30.0, 3.0))
+    assert images.read_image(tmp_path / "in.mha")[0].shape == (5, 5, 5)
