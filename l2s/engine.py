@@ -18,7 +18,7 @@ BYTES_A_VOXEL = (
 )
 BYTES_A_PIXEL = 1600  # the same for one pixel of the 2D network: measured 1300
 SHARE = 0.4  # of the free memory: the images, their copies and the rest of the machine need the remainder
-MAX_TILE_VOXELS = 3_000_000  # 1.9 GB at the peak, so that a whole run stays below 4 GiB beside a full-size case's images
+MAX_TILE_VOXELS = 12_000_000  # the body box of a full-size case at its own spacing; a 4 mm case has a tenth of it
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from l2s.segment import windows
 from l2s.study import Study
 from l2s.weights import Model
 from l2s.working import from_working, to_working
+
+log = logging.getLogger(__name__)
 
 OUTSIDE_LOGIT = -30.0  # outside the body box: a probability of 1e-13, below every threshold
 
@@ -86,12 +89,15 @@ def segment(
     config = manifest.segmenter.windows
     if settings.windows:
         config = replace(config, windows=settings.windows)
+    for network in model.segmenters:
+        windows.check(config, network)
 
     @contextmanager
     def stage(name: str):
         started = time.perf_counter()
         yield lambda done, total: progress(name, done, total) if progress else None
         seconds[name] = round(time.perf_counter() - started, 3)
+        log.info("%s: %.2f s", name, seconds[name])
 
     with stage("prepare"):
         working = to_working(study, spacing)
@@ -101,13 +107,13 @@ def segment(
             planes.cue_logits(working.pet_suv, net.to(plan.device), manifest.localizer.planes, plan, report)
             for net in model.localizers
         ]
-        cue_logits = sum(maps) / len(maps)
+        cue_logits = finite(sum(maps) / len(maps), "stage 1")
 
     with stage("segment") as report:
         maps = [
             windows.logits(working.pet_suv, working.ct_hu, net.to(plan.device), config, plan, report) for net in model.segmenters
         ]
-        logits = sum(maps) / len(maps)
+        logits = finite(sum(maps) / len(maps), "stage 2")
 
     # logits, not probabilities, are brought back: a 16-bit probability is 1.0 from logit 8.5 on
     with stage("resample"):
@@ -119,10 +125,6 @@ def segment(
         if policy == "componentwise" and (line := fuse.voxel_size_warning(study.grid.voxel_volume_ml)):
             warnings.append(line)
 
-    if not np.isfinite(logits).all() or not np.isfinite(cue_logits).all():
-        raise InputError(
-            "the networks answered with NaN or infinity; try --precision fp32, and verify the weights with l2s weights verify"
-        )
     details = {
         "spacing_mm_zyx": list(spacing),
         "working_shape_zyx": list(working.full.shape_zyx),
@@ -132,3 +134,12 @@ def segment(
         "folds": len(model.segmenters),
     }
     return Segmentation(mask, probability, cue, seconds, warnings, details)
+
+
+def finite(logits: np.ndarray, stage: str) -> np.ndarray:
+    """The logits, unless the network answered with NaN or infinity (a 16-bit overflow, damaged weights): then InputError."""
+    if not np.isfinite(logits).all():
+        raise InputError(
+            f"{stage} answered with NaN or infinity: use --precision fp32, and check the weights with l2s weights verify"
+        )
+    return logits

@@ -55,7 +55,8 @@ class Localizer(nn.Module):
 
     Args:
         config: the network's numbers.
-        encoder_weights: a local checkpoint of the encoder for training's start (ImageNet), or None for a random start.
+        encoder_weights: for training's start: a local ImageNet checkpoint of the encoder, 'hub' to let timm fetch one, or None
+            for a random start. Inference never gives it, so it never touches a network.
     """
 
     def __init__(self, config: LocalizerConfig, encoder_weights: str | None = None):
@@ -66,7 +67,7 @@ class Localizer(nn.Module):
             features_only=True,
             in_chans=config.in_channels,
             pretrained=encoder_weights is not None,
-            pretrained_cfg_overlay={"file": encoder_weights} if encoder_weights else None,
+            pretrained_cfg_overlay={"file": encoder_weights} if encoder_weights not in (None, "hub") else None,
         )
         features = self.encoder.feature_info.channels()  # /2 /4 /8 /16 /32: 64 256 512 1024 2048
         skips = [*features[-2::-1], 0]
@@ -80,4 +81,5 @@ class Localizer(nn.Module):
         x = features[-1]
         for stage, skip in zip(self.decoder, skips):
             x = stage(x, skip)
-        return self.head(x)
+        with torch.autocast(x.device.type, enabled=False):  # logits are fp32 whatever the precision of the rest
+            return self.head(x.to(self.head.weight.dtype))

@@ -73,7 +73,7 @@ def cue_logits(
         for first in range(0, count, batch):
             indices = np.arange(first, min(first + batch, count))
             block = take_planes(planes, indices, network.config.neighbours)
-            # padded at the far end with air, as in training
+            # padded with air, which training's crops also show beyond the body and beyond the array
             block = np.pad(block, ((0, 0), (0, 0), (0, pad_h), (0, pad_w)), constant_values=-1.0)
             tensor = torch.from_numpy(block).to(plan.device, memory_format=torch.channels_last)
             logits[indices] = network(tensor)[:, 0, :height, :width].float().cpu().numpy()

@@ -85,7 +85,8 @@ class Segmenter(nn.Module):
         for block in self.decoder:
             x = F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
             x = block(torch.cat([x, skips.pop()], dim=1))
-        return self.head(x)
+        with torch.autocast(x.device.type, enabled=False):  # logits are fp32 whatever the precision of the rest
+            return self.head(x.to(self.head.weight.dtype))
 
 
 def fold_batch_norms(network: Segmenter) -> Segmenter:

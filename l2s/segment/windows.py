@@ -9,6 +9,8 @@ nothing is computed twice but the halos.
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +21,10 @@ from torch import nn
 from l2s.engine import Plan
 from l2s.errors import InputError
 from l2s.segment.network import halo
+
+log = logging.getLogger(__name__)
+
+MUCH_WORK = 3.0  # from here on the halos cost more than the volume: a coarser spacing or more memory is worth a thought
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,14 @@ class WindowsConfig:
     windows: str = "tiles"
     patch_zyx: tuple[int, int, int] = (192, 128, 160)
     overlap: float = 0.5
+
+
+def check(config: WindowsConfig, network: nn.Module) -> None:
+    """Raises InputError where the windows are unknown or do not fit the network: before anything runs, not after stage 1."""
+    if config.windows not in ("tiles", "gaussian"):
+        raise InputError(f"windows {config.windows!r}: one of tiles, gaussian")
+    if config.windows == "tiles" and not network.config.is_local:
+        raise InputError(f"windows 'tiles' need a local norm; this network has {network.config.norm!r}: use gaussian")
 
 
 def scale(pet_suv: np.ndarray, ct_hu: np.ndarray, config: WindowsConfig) -> np.ndarray:
@@ -71,7 +85,8 @@ def axis_spans(length: int, parts: int, halo_voxels: int, stride: int) -> list[t
 def plan_tiles(shape_zyx, halo_voxels: int, stride: int, tile_voxels: int) -> list[Tile]:
     """The cut of a padded volume that computes the fewest voxels with no tile above tile_voxels.
 
-    Where even tiles of one stride are above it (the halo alone is), the smallest cut there is.
+    Where no cut keeps the limit (the halo alone is above it), the one with the least peak^3 * work: the smallest peak alone would
+    cost hundreds of times the volume, and a peak half again as large costs six times.
     """
     options = []
     for length in shape_zyx:
@@ -86,9 +101,10 @@ def plan_tiles(shape_zyx, halo_voxels: int, stride: int, tile_voxels: int) -> li
         return sum(b - a for (a, b), _ in spans)
 
     def cost(cut) -> tuple[bool, int, int]:
-        peak = int(np.prod([largest(s) for s in cut]))
+        peak = math.prod(largest(s) for s in cut)
+        work = math.prod(total(s) for s in cut)
         over = peak > tile_voxels
-        return over, peak if over else int(np.prod([total(s) for s in cut])), peak
+        return over, peak**3 * work if over else work, peak
 
     best = min(itertools.product(*options), key=cost)
     return [Tile(tuple(r for r, _ in spans), tuple(k for _, k in spans)) for spans in itertools.product(*best)]
@@ -174,17 +190,18 @@ def logits(
     Raises:
         InputError: tiles are asked of a network whose norm is not local.
     """
+    check(config, network)
     volume = scale(pet_suv, ct_hu, config)
     device_type = torch.device(plan.device).type
     with torch.inference_mode(), torch.autocast(device_type, plan.dtype, enabled=plan.precision != "fp32"):
         if config.windows == "gaussian":
             return gaussian_logits(volume, network, plan, config, progress)
-        if config.windows != "tiles":
-            raise InputError(f"windows {config.windows!r}: one of tiles, gaussian")
-        if not network.config.is_local:
-            raise InputError(f"windows 'tiles' need a local norm; this network has {network.config.norm!r}: use gaussian")
         stride = network.config.stride
         shape = volume.shape[1:]
         volume = pad_air(volume, [-(-n // stride) * stride for n in shape])
         tiles = plan_tiles(volume.shape[1:], halo(network.config), stride, plan.tile_voxels)
+        work = sum(math.prod(b - a for a, b in tile.read) for tile in tiles) / math.prod(volume.shape[1:])
+        log.log(
+            logging.WARNING if work > MUCH_WORK else logging.INFO, "%d tiles, %.1f times the body box's voxels", len(tiles), work
+        )
         return tiled_logits(volume, network, plan, tiles, progress)[tuple(slice(0, n) for n in shape)]

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from l2s import engine
@@ -64,6 +65,24 @@ def test_scaling_clips_only_when_asked():
     suv = np.array([0.0, 17.5, 35.0, 70.0], np.float32)
     np.testing.assert_allclose(planes.scale(suv, PlanesConfig()), [-1, 0, 1, 3])
     np.testing.assert_allclose(planes.scale(suv, PlanesConfig(clip=True)), [-1, 0, 1, 1])
+
+
+def test_logits_are_fp32_under_bf16(plan):
+    torch.manual_seed(0)
+    network = Localizer(LocalizerConfig(encoder="test_resnet", decoder_channels=(16, 16, 8, 8, 8))).eval()
+    pet = np.random.default_rng(0).uniform(0, 20, (32, 4, 32)).astype(np.float32)
+    cue = planes.cue_logits(pet, network, PlanesConfig(), dataclasses.replace(plan, precision="bf16"))
+    assert (torch.from_numpy(cue).bfloat16().float().numpy() != cue).mean() > 0.9
+
+
+def test_a_local_checkpoint_starts_the_encoder(tmp_path):
+    config = LocalizerConfig(neighbours=0, encoder="test_resnet", decoder_channels=(16, 16, 8, 8, 8))
+    whole = timm.create_model("test_resnet")
+    torch.save(whole.state_dict(), tmp_path / "imagenet.pth")
+    network = Localizer(config, str(tmp_path / "imagenet.pth"))
+    # timm sums the three colour filters where there is one plane
+    first, colours = next(network.encoder.parameters()), next(whole.parameters())
+    assert torch.allclose(first, colours.sum(dim=1, keepdim=True), atol=1e-5)
 
 
 def test_the_network_is_the_paper_s():

@@ -1,6 +1,7 @@
 """Exact tiling, proved in double precision with controls that must fail, and the Gaussian windows with predictors whose answer is known."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -129,6 +130,14 @@ def test_tiles_keep_the_limit_where_a_halo_allows_it():
     assert max(np.prod([b - a for a, b in tile.read]) for tile in tiles) <= 8_000_000
 
 
+def test_where_no_tile_keeps_the_limit_the_work_stays_bounded():
+    # the halo alone is 112: with a limit of a million no cut keeps it, and the finest cut would compute 178 times the volume
+    tiles = plan_tiles((432, 160, 176), 56, 8, 1_000_000)
+    read = [math.prod(b - a for a, b in tile.read) for tile in tiles]
+    assert sum(read) < 8 * 432 * 160 * 176
+    assert max(read) < 4_000_000
+
+
 def test_axis_spans_end_at_the_volume():
     assert axis_spans(160, 2, 56, 8) == [((0, 136), (0, 80)), ((24, 160), (80, 160))]
 
@@ -200,6 +209,17 @@ def test_scaling_windows_and_clips():
     ct = np.array([[[-1024.0, -100.0, 75.0, 900.0]]], np.float32)
     scaled = windows.scale(pet, ct, WindowsConfig())
     np.testing.assert_allclose(scaled[:, 0, 0], [[-1, 0, 1, 1], [-1, -1, 0, 1]])
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_logits_are_fp32_under_bf16(norm, plan):
+    network = make_network(norm, torch.float32)
+    rng = np.random.default_rng(0)
+    pet, ct = rng.uniform(0, 20, (16, 16, 16)).astype(np.float32), rng.uniform(-900, 900, (16, 16, 16)).astype(np.float32)
+    answer = windows.logits(pet, ct, network, WindowsConfig(), dataclasses.replace(plan, precision="bf16"))
+    assert answer.dtype == np.float32
+    assert (torch.from_numpy(answer).bfloat16().float().numpy() != answer).mean() > 0.9
+    assert np.abs(answer - windows.logits(pet, ct, network, WindowsConfig(), plan)).max() < 1.0
 
 
 def test_unknown_windows_are_named(plan):
