@@ -107,17 +107,30 @@ def make_progress():
     return show
 
 
-def find_case(find, args: argparse.Namespace, edition: str) -> tuple[sockets.Sockets, Path]:
+def find_case(find, args: argparse.Namespace) -> tuple[sockets.Sockets, Path]:
     """What find (sockets.find or sockets.rescue) sees under --input, and the mask's path.
 
     Raises:
         InputError: also where the container's user may not look into a mounted folder.
     """
     try:
-        case = find(args.input, edition)
+        case = find(args.input, args.edition)
     except PermissionError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}); make folders and files readable for all") from None
     return case, sockets.check_output(args.output, case)
+
+
+def count_clicks(case: sockets.Sockets, record: Record) -> int:
+    """Lesion clicks of the case. L2SNet does not use them, so a broken file is a warning and no reason to fail the case."""
+    if case.clicks_file is None:
+        return 0
+    try:
+        clicks = len(sockets.read_clicks(case.clicks_file))
+    except InputError as error:
+        record.warn([f"{error}; the clicks are passed over"])
+        return 0
+    log.info("%d lesion clicks noted; L2SNet does not use them", clicks)
+    return clicks
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -138,18 +151,16 @@ def read_case(args: argparse.Namespace, record: Record):
     """(sockets, study, the mask's path): everything about the input that can be wrong is found here, before any network runs."""
     from l2s.io.images import read_study
 
-    case, target = find_case(sockets.find, args, args.edition)
+    case, target = find_case(sockets.find, args)
     record.content["case"] = {
         "name": case.name,
         "pet": case.pet.name,
         "ct": case.ct.name,
         "edition": case.edition,
-        "clicks": len(case.clicks),
+        "clicks": count_clicks(case, record),
         "mask": case.mask_name,
     }
     log.info("case %s: PET %s, CT %s, edition %s", case.name, case.pet.name, case.ct.name, case.edition)
-    if case.clicks:
-        log.info("%d lesion clicks noted; L2SNet does not use them", len(case.clicks))
     with record.stage("read"):
         study, warnings = read_study(case.pet, case.ct, case.name)
     record.warn(warnings)
@@ -172,12 +183,10 @@ def run(args: argparse.Namespace, record: Record) -> None:
     record.content["weights"] = {"name": model.name, "sha256": model.sha256, "intended_use": model.manifest.intended_use}
     log.info("device %s (%s), weights %s, sha256 %s", plan.device, plan.device_name, model.name, model.sha256)
     if plan.device == "cpu" and args.device == "auto":
-        log.warning("no GPU found: running on the CPU")
+        record.warn(["no GPU found: running on the CPU"])
 
     settings = pipeline.Settings(args.fusion, args.windows, tuple(args.spacing_mm) if args.spacing_mm else None)
     result = pipeline.segment(study, model, plan, settings, make_progress())
-    for stage, seconds in result.seconds.items():
-        log.info("%s: %.2f s", stage, seconds)
     record.content["seconds"] |= result.seconds
     record.content["method"] = result.details
     record.warn(result.warnings)
@@ -219,9 +228,7 @@ def write_empty(args: argparse.Namespace, record: Record) -> None:
     from l2s.io.images import read_grid, write_mask
     from l2s.study import to_lps
 
-    # the edition that was found before the error, if it came that far: inputs.json may have said it
-    edition = record.content.get("case", {}).get("edition", args.edition)
-    case, target = find_case(sockets.rescue, args, edition)
+    case, target = find_case(sockets.rescue, args)
     stored = read_grid(case.pet)
     empty, _ = to_lps(np.zeros(stored.shape_zyx, bool), stored)
     write_mask(target, empty, stored)
@@ -251,7 +258,6 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr, force=True
     )
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     record = Record()
     code = 0
     before = signal.signal(signal.SIGTERM, stopped)

@@ -6,10 +6,3 @@ class InputError(ValueError):
 
     The command line prints it as it is and exits with 2.
     """
-
-
-class MissingExtra(InputError):
-    """An optional library is not installed."""
-
-    def __init__(self, library: str, feature: str, extra: str):
-        super().__init__(f"{feature} needs {library}, which is not installed: pip install 'l2s[{extra}]'")

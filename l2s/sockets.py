@@ -33,14 +33,14 @@ class Sockets:
         pet, ct: the image files.
         name: stem of the CT file, which names the mask (in edition I's test data the PET's stem differs).
         edition: never 'auto'.
-        clicks: lesion clicks as (name, (x, y, z) voxel index) in the file's order; empty where there are none.
+        clicks_file: the lesion clicks of editions IV and V, where there are any.
     """
 
     pet: Path
     ct: Path
     name: str
     edition: str
-    clicks: tuple[tuple[str, tuple[int, int, int]], ...]
+    clicks_file: Path | None
 
     @property
     def mask_name(self) -> str:
@@ -56,7 +56,7 @@ def find(folder: Path, edition: str = "auto") -> Sockets:
         edition: one of EDITIONS; 'auto' is IV's output folder where a clicks file or inputs.json says so, else II's.
 
     Raises:
-        InputError: no file or several, a file of another format, or a broken JSON file.
+        InputError: no file or several, a file of another format, or a broken inputs.json.
     """
     folder = Path(folder)
     if edition not in EDITIONS:
@@ -65,11 +65,7 @@ def find(folder: Path, edition: str = "auto") -> Sockets:
         raise InputError(f"{folder} is no folder; name the one that holds images/pet and images/ct with --input")
     listed = _read_inputs(folder)
     pet, ct = (_one_file(folder, listed, kind) for kind in ("pet", "ct"))
-    clicks_path = folder / CLICKS_FILE
-    if edition == "auto":
-        newer = clicks_path.is_file() or any(slug in NEWER_SLUGS for slug in listed.values())
-        edition = "autopet4" if newer else "autopet2"
-    return Sockets(pet, ct, stem(ct), edition, read_clicks(clicks_path) if clicks_path.is_file() else ())
+    return Sockets(pet, ct, stem(ct), _known_edition(folder, edition, listed), _clicks_file(folder))
 
 
 def rescue(folder: Path, edition: str = "auto") -> Sockets:
@@ -79,14 +75,27 @@ def rescue(folder: Path, edition: str = "auto") -> Sockets:
         InputError: there is not exactly one PET file.
     """
     folder = Path(folder)
+    try:
+        listed = _read_inputs(folder)
+    except InputError:
+        listed = {}
     pet = _one_file(folder, {}, "pet")
     try:
         ct = _one_file(folder, {}, "ct")
     except InputError:
         ct = pet
-    if edition == "auto":
-        edition = "autopet4" if (folder / CLICKS_FILE).exists() else "autopet2"
-    return Sockets(pet, ct, stem(ct), edition, ())
+    return Sockets(pet, ct, stem(ct), _known_edition(folder, edition, listed), _clicks_file(folder))
+
+
+def _known_edition(folder: Path, edition: str, listed: dict[str, str]) -> str:
+    if edition != "auto":
+        return edition
+    newer = _clicks_file(folder) or any(slug in NEWER_SLUGS for slug in listed.values())
+    return "autopet4" if newer else "autopet2"
+
+
+def _clicks_file(folder: Path) -> Path | None:
+    return folder / CLICKS_FILE if (folder / CLICKS_FILE).is_file() else None
 
 
 def _read_json(path: Path):

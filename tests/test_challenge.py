@@ -141,11 +141,20 @@ def test_a_clicks_file_makes_it_edition_four(case, run, tmp_path):
     "text",
     ["{", "[]", clicks([{"point": [1, 2], "name": "tumor"}]), clicks([{"point": [1, 2, 3], "name": "spleen"}]), clicks(["x"])],
 )
-def test_broken_clicks_are_refused(case, run, text):
+def test_broken_clicks_are_passed_over_with_a_warning(case, run, text):
     (case / "lesion-clicks.json").write_text(text)
-    code, err, _ = run()
-    assert code == 2
-    assert "lesion-clicks.json" in err
+    code, _, record = run()
+    assert code == 0
+    assert record["case"]["edition"] == "autopet4"
+    assert any("lesion-clicks.json" in line for line in record["warnings"])
+
+
+def test_an_empty_mask_goes_where_inputs_json_says(case, run, tmp_path):
+    sockets_ = (("pet", "images/pet"), ("ct", "images/ct"), ("lesion-clicks", "lesion-clicks.json"))
+    (case / "inputs.json").write_text(inputs_json(*sockets_))
+    add(case, "ct")
+    assert run("--on-error", "empty")[0] == 0
+    assert (tmp_path / "output" / NEW / "pet-stem.mha").is_file()
 
 
 def inputs_json(*sockets_):

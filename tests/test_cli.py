@@ -245,7 +245,9 @@ def test_as_a_module_and_into_a_closed_pipe(folders):
         assert process.wait(timeout=60) == 1
 
 
-@pytest.mark.parametrize("words", [["phantom", "out", "--case", "2"], ["evaluate", "a", "b", "--js", "x"], ["weights", "list", "--js"]])
+@pytest.mark.parametrize(
+    "words", [["phantom", "out", "--case", "2"], ["evaluate", "a", "b", "--js", "x"], ["weights", "list", "--js"]]
+)
 def test_nothing_is_abbreviated(words):
     with pytest.raises(SystemExit) as stopped:
         cli.main(words)
