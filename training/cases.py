@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,11 @@ class Case:
     hot_voxels: np.ndarray
 
 
-def store_case(folder: Path, name: str, source: str, patient: str, study: Study, truth: np.ndarray, spacing_mm_zyx) -> dict:
+def store_case(folder: Path, name: str, source: str, made_from: dict, study: Study, truth: np.ndarray, spacing_mm_zyx) -> dict:
     """The study and its truth, brought to the working grid by inference's own operators and written under folder/name.
+
+    Args:
+        made_from: JSON-able: all that decides the arrays; a stored case that was made from something else is made anew.
 
     Returns:
         The case's row of the index.
@@ -58,19 +62,22 @@ def store_case(folder: Path, name: str, source: str, patient: str, study: Study,
     row = {
         "name": name,
         "source": source,
-        "patient": patient,
+        "patient": name,
+        "made_from": made_from,
         "shape_zyx": list(working.grid.shape_zyx),
         "lesion_ml": round(float(truth.sum()) * study.grid.voxel_volume_ml, 2),
     }
     (partial / "row.json").write_text(json.dumps(row))
+    shutil.rmtree(final, ignore_errors=True)
     partial.replace(final)
     return row
 
 
-def stored_row(folder: Path, name: str) -> dict | None:
-    """The row of a case that is already complete, else None."""
+def stored_row(folder: Path, name: str, made_from: dict) -> dict | None:
+    """The row of a case that is already complete and made from the same, else None."""
     path = folder / name / "row.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    row = json.loads(path.read_text()) if path.is_file() else {}
+    return row if row.get("made_from") == made_from else None
 
 
 def read_index(folder: Path) -> list[dict]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -21,7 +22,6 @@ from l2s import weights
 from l2s.errors import InputError
 from training.cases import read_index
 from training.loop import trained_state
-from training.recipe import Recipe
 from training.run import exit_with, held_out_rows, open_run, parser
 from training.train_localizer import fold_name
 
@@ -53,28 +53,33 @@ def export_network(run: Path, fold: int | None, stage: str, out: Path) -> weight
     return weights.WeightsFile(target.name, weights.file_sha256(target))
 
 
-def last_log_row(path: Path) -> dict:
-    """The last epoch of a run's log."""
-    return json.loads(path.read_text().splitlines()[-1])
+def stage_provenance(folder: Path) -> dict:
+    """The last epoch of a stage's log, and every recipe that it was trained by."""
+    last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    return {**last, "recipes": json.loads((folder / "recipes.json").read_text())}
 
 
-def provenance(run: Path, recipe: Recipe, folds: list[int | None]) -> dict:
+def code_version() -> str:
+    """git's description of this checkout; 'unknown' without git."""
+    if not shutil.which("git"):
+        return "unknown"
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip() or "unknown"
+
+
+def provenance(run: Path, folds: list[int | None]) -> dict:
     """Where the weights come from, for people: data, recipe, code, figures of the last epoch."""
     rows = read_index(run / "cases")
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
     return {
         "method": "L2SNet, Cai et al. 2023, arXiv:2309.05446, re-implemented",
-        "code": described.stdout.strip() or "unknown",
+        "code": code_version(),
         "torch": torch.__version__,
-        "recipe": dataclasses.asdict(recipe),
         "folds": {
             fold_name(fold): {
                 "trained_on": dict(Counter(r["source"] for r in held_out_rows(rows, fold)[0])),
                 "held_out_patients": [r["patient"] for r in held_out_rows(rows, fold)[1]],
-                "localizer": last_log_row(run / fold_name(fold) / "localizer" / "log.jsonl"),
-                "segmenter": last_log_row(run / fold_name(fold) / "segmenter" / "log.jsonl"),
+                "localizer": stage_provenance(run / fold_name(fold) / "localizer"),
+                "segmenter": stage_provenance(run / fold_name(fold) / "segmenter"),
             }
             for fold in folds
         },
@@ -106,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
             recipe.segmenter.windows,
             tuple(export_network(run, f, "segmenter", args.out) for f in folds),
         ),
-        training=provenance(run, recipe, folds),
+        training=provenance(run, folds),
     )
     partial = args.out / f".{weights.MANIFEST}.partial"
     partial.write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")

@@ -20,7 +20,7 @@ from l2s import engine
 from l2s.errors import InputError
 from l2s.localize.network import Localizer
 from l2s.localize.planes import cue_logits
-from training.cases import open_case, read_index
+from training.cases import INDEX, open_case, read_index
 from training.loop import trained_state
 from training.recipe import Recipe
 from training.run import exit_with, held_out_rows, open_run, parser
@@ -58,9 +58,11 @@ def main(argv: list[str] | None = None) -> int:
         by_network.setdefault(maker, []).append(row)
     for maker, its_rows in by_network.items():
         network = load_localizer(run, maker, recipe, plan.device)
+        # a cue that is older than its network or its case is made anew
+        newest = max((run / fold_name(maker) / "localizer" / "last.pt").stat().st_mtime, (run / "cases" / INDEX).stat().st_mtime)
         for row in its_rows:
             target = folder / f"{row['name']}.npy"
-            if target.is_file():
+            if target.is_file() and target.stat().st_mtime > newest:
                 continue
             case = open_case(run / "cases", row)
             cue = expit(cue_logits(case.pet_suv, network, recipe.localizer.planes, plan)).astype(np.float16)

@@ -48,7 +48,11 @@ def phantom_grid(recipe: Recipe) -> Grid:
 def prepare_one(job: tuple[str, str, Path | int], recipe: Recipe, cases: Path, organ_maps: Path | None) -> tuple[str, dict | str]:
     """One case, in a worker: (name, its row) or (name, why it was refused)."""
     source, name, where = job
-    if row := stored_row(cases, name):
+    made_from = {"spacing_mm_zyx": list(recipe.spacing_mm_zyx)}
+    if source == "phantom":
+        maps = organ_maps.name if organ_maps and where % 2 else None
+        made_from |= {"seed": where, "shape_zyx": list(recipe.phantom_shape_zyx), "organ_maps": maps}
+    if row := stored_row(cases, name, made_from):
         return name, row
     try:
         if source == "sts":
@@ -57,7 +61,7 @@ def prepare_one(job: tuple[str, str, Path | int], recipe: Recipe, cases: Path, o
             # every second phantom has a real patient's organs, where there are such maps
             sample = make_case(where, phantom_grid(recipe), organ_maps if where % 2 else None)
             study, truth = sample.study, sample.truth
-        return name, store_case(cases, name, source, name, study, truth, recipe.spacing_mm_zyx)
+        return name, store_case(cases, name, source, made_from, study, truth, recipe.spacing_mm_zyx)
     except InputError as error:
         return name, str(error)
 

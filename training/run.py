@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import logging
 import os
 import sys
@@ -11,6 +13,8 @@ from pathlib import Path
 
 from l2s.errors import InputError
 from training.recipe import Recipe, load_recipe
+
+log = logging.getLogger(__name__)
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -26,6 +30,24 @@ def open_run(args: argparse.Namespace) -> tuple[Recipe, Path]:
     recipe = load_recipe(args.recipe)
     root = Path(os.environ.get("L2S_RUNS") or Path.home() / ".cache/l2s/runs")
     return recipe, args.run or root / recipe.name
+
+
+def note_recipe(folder: Path, recipe: Recipe) -> list[dict]:
+    """Adds the recipe to folder/recipes.json if it differs from the last one there, and returns all of them.
+
+    A run that is continued by another recipe is no run of that recipe: the exported manifest carries every one it had.
+    """
+    path = folder / "recipes.json"
+    notes = json.loads(path.read_text()) if path.is_file() else []
+    rows = (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").is_file() else []
+    now = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    if not notes or notes[-1]["recipe"] != now:
+        if notes:
+            log.warning("%s is continued by another recipe from step %d on", folder, json.loads(rows[-1])["step"] if rows else 0)
+        notes.append({"from_step": json.loads(rows[-1])["step"] if rows else 0, "recipe": now})
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(notes, indent=1))
+    return notes
 
 
 def held_out_rows(rows: list[dict], fold: int | None) -> tuple[list[dict], list[dict]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -86,6 +86,8 @@ class PlaneSampler:
 
     def __init__(self, cases: list[Case], recipe: LocalizerRecipe, sources: tuple[Source, ...], seed: int):
         self.recipe, self.seed = recipe, seed
+        # left and right lie along the last axis of a coronal or axial plane; a sagittal one has neither
+        self.augment = replace(recipe.augment, flip=0.0) if recipe.planes.plane == "sagittal" else recipe.augment
         self.pick = Picker(cases, sources, recipe.lesion_share, recipe.hot_share)
         margin = read_margin(recipe.augment, 2)
         self.read = tuple(int(np.ceil(n * margin)) for n in recipe.crop)
@@ -100,7 +102,7 @@ class PlaneSampler:
             see = list(voxel)
             index = see.pop(planes.PLANE_AXIS[recipe.planes.plane])
         centre = [draw_centre(rng, n, c, s) for n, c, s in zip(pet.shape[1:], recipe.crop, see)]
-        drawn = draw(rng, recipe.augment, 2)
+        drawn = draw(rng, self.augment, 2)
         block = read_block(planes.take_planes(pet, [index], recipe.network.neighbours)[0], centre, self.read)
         label = read_block(truth[index], centre, self.read)[None]
         image = warp(torch.from_numpy(block) * drawn.gain, drawn, recipe.crop)

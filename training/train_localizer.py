@@ -16,7 +16,7 @@ from training.cases import Case, open_case, read_index
 from training.loop import train
 from training.losses import bce_dice
 from training.recipe import Recipe
-from training.run import exit_with, held_out_rows, open_run, parser
+from training.run import exit_with, held_out_rows, note_recipe, open_run, parser
 from training.sampling import PlaneSampler
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     p = parser(__doc__)
     p.add_argument("--fold", type=int, help="the fold to hold out; without it all cases train")
     p.add_argument("--device", default="auto")
-    p.add_argument("--encoder-weights", help="a local ImageNet checkpoint of the encoder to start from")
+    p.add_argument("--encoder-weights", help="a local ImageNet checkpoint of the encoder to start from, or hub")
     args = p.parse_args(argv)
     recipe, run = open_run(args)
     plan = engine.choose(args.device)
@@ -42,13 +42,15 @@ def main(argv: list[str] | None = None) -> int:
     training, held_out = (
         [open_case(run / "cases", r) for r in rows] for rows in held_out_rows(read_index(run / "cases"), args.fold)
     )
+    folder = run / fold_name(args.fold) / "localizer"
+    note_recipe(folder, recipe)
     sampler = PlaneSampler(training, recipe.localizer, recipe.sources, recipe.seed)
     train(
         Localizer(recipe.localizer.network, args.encoder_weights).to(memory_format=torch.channels_last),
         recipe.localizer.schedule,
         sampler.batch,
         lambda logits, batch: bce_dice(logits, batch.truth, dice_weight=recipe.localizer.dice_weight),
-        run / fold_name(args.fold) / "localizer",
+        folder,
         plan.device,
         held_out_dice(held_out, recipe, plan),
     )

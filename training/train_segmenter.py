@@ -16,7 +16,7 @@ from training.cases import Case, open_case, read_index
 from training.loop import train
 from training.losses import bce_dice
 from training.recipe import Recipe
-from training.run import exit_with, held_out_rows, open_run, parser
+from training.run import exit_with, held_out_rows, note_recipe, open_run, parser
 from training.sampling import PatchSampler
 from training.train_localizer import fold_name
 
@@ -46,13 +46,15 @@ def main(argv: list[str] | None = None) -> int:
     cues = run / fold_name(args.fold) / "cues" if recipe.segmenter.cue_weights else None
     training = [open_case(run / "cases", r, cues) for r in rows]
     held_out = [open_case(run / "cases", r) for r in held_out_of_fold]
+    folder = run / fold_name(args.fold) / "segmenter"
+    note_recipe(folder, recipe)
     sampler = PatchSampler(training, recipe.segmenter, recipe.sources, recipe.seed)
     train(
         Segmenter(recipe.segmenter.network).to(memory_format=torch.channels_last_3d),
         recipe.segmenter.schedule,
         sampler.batch,
         lambda logits, batch: bce_dice(logits, batch.truth, batch.cue),
-        run / fold_name(args.fold) / "segmenter",
+        folder,
         plan.device,
         held_out_dice(held_out, recipe, plan),
     )
