@@ -168,13 +168,12 @@ def read_case(args: argparse.Namespace, record: Record):
     return case, study, target
 
 
-def run(args: argparse.Namespace, record: Record) -> None:
-    """Reads the case, segments it, writes the mask and what the edition wants beside it."""
-    case, study, target = read_case(args, record)
+def load_model(args: argparse.Namespace, record: Record):
+    """(plan, model): what the operator chose. It comes before the case: a wrong choice here is no reason for an empty mask."""
     with record.stage("load"):
         import torch
 
-        from l2s import engine, pipeline, weights
+        from l2s import engine, weights
 
         plan = engine.choose(args.device, args.precision)
         model = weights.load(weights.find(args.weights))
@@ -184,13 +183,22 @@ def run(args: argparse.Namespace, record: Record) -> None:
     log.info("device %s (%s), weights %s, sha256 %s", plan.device, plan.device_name, model.name, model.sha256)
     if plan.device == "cpu" and args.device == "auto":
         record.warn(["no GPU found: running on the CPU"])
+    return plan, model
 
+
+def run(args: argparse.Namespace, record: Record, plan, model) -> None:
+    """Reads the case, segments it, writes the mask and what the edition wants beside it."""
+    from l2s import pipeline
+
+    case, study, target = read_case(args, record)
     settings = pipeline.Settings(args.fusion, args.windows, tuple(args.spacing_mm) if args.spacing_mm else None)
     result = pipeline.segment(study, model, plan, settings, make_progress())
     record.content["seconds"] |= result.seconds
     record.content["method"] = result.details
     record.warn(result.warnings)
     if plan.device != "cpu":
+        import torch
+
         record.content["peak_device_mib"] = round(torch.cuda.max_memory_allocated(plan.device) / 2**20)
 
     with record.stage("write"):
@@ -263,8 +271,9 @@ def main(argv: list[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, stopped)
     try:
         check_flags(args)  # a mistyped flag is no case for an empty mask
+        plan, model = load_model(args, record)
         try:
-            run(args, record)
+            run(args, record, plan, model)
         except Exception as error:
             record.content["error"] = f"{type(error).__name__}: {error}"
             if args.on_error == "fail":

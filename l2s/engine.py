@@ -18,7 +18,7 @@ BYTES_A_VOXEL = (
 )
 BYTES_A_PIXEL = 1600  # the same for one pixel of the 2D network: measured 1300
 SHARE = 0.4  # of the free memory: the images, their copies and the rest of the machine need the remainder
-MAX_TILE_VOXELS = 12_000_000  # the body box of a full-size case at its own spacing; a 4 mm case has a tenth of it
+MAX_TILE_VOXELS = 4_500_000  # 2.9 GB at the peak: a whole body at 4 mm in one pass, and a process below 4 GiB
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from torch import nn
 
 from l2s.errors import InputError
 from l2s.localize.network import Localizer, LocalizerConfig
-from l2s.localize.planes import PlanesConfig
-from l2s.segment.network import Segmenter, SegmenterConfig, fold_batch_norms
-from l2s.segment.windows import WindowsConfig
+from l2s.localize.planes import PLANE_AXIS, PlanesConfig
+from l2s.segment.network import NORMS, Segmenter, SegmenterConfig, fold_batch_norms
+from l2s.segment.windows import WINDOWS, WindowsConfig
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -124,7 +125,7 @@ def build(kind: type, value, where: str):
     if float in accepted and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) not in accepted:
-        raise InputError(f"{where}: {kind.__name__} is expected, not {value!r}")
+        raise InputError(f"{where}: {getattr(kind, '__name__', kind)} is expected, not {value!r}")
     return value
 
 
@@ -150,7 +151,29 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         raise InputError(
             f"{path}: {len(manifest.localizer.files)} localizers and {len(manifest.segmenter.files)} segmenters; one of each a fold"
         )
+    check_values(manifest)
     return manifest, hashlib.sha256(raw).hexdigest()
+
+
+def check_values(manifest: Manifest) -> None:
+    """Raises InputError for a manifest whose values no code here can follow."""
+    first, second = manifest.localizer, manifest.segmenter
+    stride = second.network.stride
+    for good, field, value in (
+        (all(0 < s < math.inf for s in manifest.spacing_mm_zyx), "spacing_mm_zyx", manifest.spacing_mm_zyx),
+        (first.planes.plane in PLANE_AXIS, "localizer.planes.plane", first.planes.plane),
+        (first.network.neighbours >= 0, "localizer.network.neighbours", first.network.neighbours),
+        (second.network.norm in NORMS, "segmenter.network.norm", second.network.norm),
+        (second.windows.windows in WINDOWS, "segmenter.windows.windows", second.windows.windows),
+        (
+            all(n > 0 and n % stride == 0 for n in second.windows.patch_zyx),
+            "segmenter.windows.patch_zyx",
+            second.windows.patch_zyx,
+        ),
+        (0 <= second.windows.overlap < 1, "segmenter.windows.overlap", second.windows.overlap),
+    ):
+        if not good:
+            raise InputError(f"{MANIFEST}: {field} is {value!r}, which this version does not know; use weights made for it")
 
 
 def file_sha256(path: Path) -> str:

@@ -387,7 +387,7 @@ def test_another_image_in_the_output_folder_is_refused_before_the_work(case, run
     code, err, record = run()
     assert code == 2
     assert "other.mha" in err
-    assert "load" not in record["seconds"]
+    assert "read" not in record["seconds"]
     assert (place / "other.mha").read_bytes() == b"kept"
 
 
@@ -426,7 +426,8 @@ def test_a_preview_is_a_picture(case, run, tmp_path):
 
 
 def test_weights_that_do_not_exist(case, run, tmp_path):
-    code, err, _ = run("--weights", str(tmp_path))
+    # an operator's mistake, which an empty mask would hide
+    code, err, _ = run("--weights", str(tmp_path), "--on-error", "empty")
     assert code == 2
     assert "manifest.json" in err
 

@@ -65,7 +65,7 @@ def studies(args: argparse.Namespace, model: weights.Model) -> Iterator[tuple[st
     grid = Grid(PHANTOM_SHAPE_ZYX, PHANTOM_SPACING_MM_ZYX, (0.0, 0.0, 0.0))
     for k in range(args.phantoms):
         sample = make_case(PHANTOM_SEED + k, grid, args.organ_maps if k % 2 else None)
-        yield "phantom", sample.study, sample.truth
+        yield f"phantom, {'organ maps' if args.organ_maps and k % 2 else 'drawn'}", sample.study, sample.truth
 
 
 def table(scores: list[tuple[str, str, CaseScores]]) -> str:

@@ -54,9 +54,17 @@ def export_network(run: Path, fold: int | None, stage: str, out: Path) -> weight
 
 
 def stage_provenance(folder: Path) -> dict:
-    """The last epoch of a stage's log, and every recipe that it was trained by."""
+    """The last epoch of a stage's log, and every recipe that it was trained by.
+
+    Raises:
+        InputError: the stage has not reached the last epoch of its recipe.
+    """
     last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
-    return {**last, "recipes": json.loads((folder / "recipes.json").read_text())}
+    recipes = json.loads((folder / "recipes.json").read_text())
+    epochs = recipes[-1]["recipe"][folder.name]["schedule"]["epochs"]
+    if last["epoch"] < epochs:
+        raise InputError(f"{folder} has trained {last['epoch']} of {epochs} epochs: let it end, then export")
+    return {**last, "recipes": recipes}
 
 
 def code_version() -> str:
@@ -97,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     recipe, run = open_run(args)
     folds = args.fold or [None]
     args.out.mkdir(parents=True, exist_ok=True)
+    training = provenance(run, folds)
     manifest = weights.Manifest(
         format=weights.FORMAT,
         name=args.name or recipe.name,
@@ -111,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
             recipe.segmenter.windows,
             tuple(export_network(run, f, "segmenter", args.out) for f in folds),
         ),
-        training=provenance(run, folds),
+        training=training,
     )
     partial = args.out / f".{weights.MANIFEST}.partial"
     partial.write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")

@@ -21,3 +21,4 @@ sources=()
 "$python" -m training.make_cues --recipe "$recipe" --fold "$fold"
 "$python" -m training.train_segmenter --recipe "$recipe" --fold "$fold"
 "$python" -m training.export --recipe "$recipe" --fold "$fold" --out "$out"
+"$python" -m training.evaluate --weights "$out" "${sources[@]}" --phantoms 20 --windows tiles gaussian --out output/evaluation

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+NORMS = ("layer", "batch", "instance")
+
 
 @dataclass(frozen=True)
 class SegmenterConfig:
@@ -48,7 +50,7 @@ def norm_layer(kind: str, channels: int) -> nn.Module:
         return nn.BatchNorm3d(channels)
     if kind == "instance":
         return nn.InstanceNorm3d(channels, affine=True)
-    raise ValueError(f"norm {kind!r}: one of layer, batch, instance")
+    raise ValueError(f"norm {kind!r}: one of {', '.join(NORMS)}")
 
 
 def convolution(inputs: int, outputs: int, norm: str) -> nn.Sequential:

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from l2s.engine import Plan
+from l2s.engine import BYTES_A_VOXEL, Plan
 from l2s.errors import InputError
 from l2s.segment.network import halo
 
 log = logging.getLogger(__name__)
 
-MUCH_WORK = 3.0  # from here on the halos cost more than the volume: a coarser spacing or more memory is worth a thought
+WINDOWS = ("tiles", "gaussian")
+MUCH_WORK = 4.0  # times the volume: beyond it the halos cost more than the memory they save
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class WindowsConfig:
 
 def check(config: WindowsConfig, network: nn.Module) -> None:
     """Raises InputError where the windows are unknown or do not fit the network: before anything runs, not after stage 1."""
-    if config.windows not in ("tiles", "gaussian"):
-        raise InputError(f"windows {config.windows!r}: one of tiles, gaussian")
+    if config.windows not in WINDOWS:
+        raise InputError(f"windows {config.windows!r}: one of {', '.join(WINDOWS)}")
     if config.windows == "tiles" and not network.config.is_local:
         raise InputError(f"windows 'tiles' need a local norm; this network has {network.config.norm!r}: use gaussian")
 
@@ -85,8 +86,8 @@ def axis_spans(length: int, parts: int, halo_voxels: int, stride: int) -> list[t
 def plan_tiles(shape_zyx, halo_voxels: int, stride: int, tile_voxels: int) -> list[Tile]:
     """The cut of a padded volume that computes the fewest voxels with no tile above tile_voxels.
 
-    Where no cut keeps the limit (the halo alone is above it), the one with the least peak^3 * work: the smallest peak alone would
-    cost hundreds of times the volume, and a peak half again as large costs six times.
+    Where no such cut stays within MUCH_WORK times the volume (the halos cost more than memory saves), it is the one with the least
+    peak^3 * work, whatever the limit: the smallest peak alone would cost hundreds of times the volume. The caller is warned.
     """
     options = []
     for length in shape_zyx:
@@ -103,11 +104,20 @@ def plan_tiles(shape_zyx, halo_voxels: int, stride: int, tile_voxels: int) -> li
     def cost(cut) -> tuple[bool, int, int]:
         peak = math.prod(largest(s) for s in cut)
         work = math.prod(total(s) for s in cut)
-        over = peak > tile_voxels
-        return over, peak**3 * work if over else work, peak
+        dear = peak > tile_voxels or work > MUCH_WORK * math.prod(shape_zyx)
+        return dear, peak**3 * work if dear else work, peak
 
     best = min(itertools.product(*options), key=cost)
     return [Tile(tuple(r for r, _ in spans), tuple(k for _, k in spans)) for spans in itertools.product(*best)]
+
+
+def report_tiles(tiles: list[Tile], shape_zyx, plan: Plan) -> None:
+    """Logs what the cut costs; a warning where it takes more memory or much more work than was planned."""
+    sizes = [math.prod(b - a for a, b in tile.read) for tile in tiles]
+    work = sum(sizes) / math.prod(shape_zyx)
+    gigabytes = max(sizes) * BYTES_A_VOXEL / 1e9
+    level = logging.WARNING if max(sizes) > plan.tile_voxels or work > MUCH_WORK else logging.INFO
+    log.log(level, "%d tiles, %.1f times the body box's voxels, about %.1f GB at the peak", len(tiles), work, gigabytes)
 
 
 def forward(network: nn.Module, block: np.ndarray, plan: Plan) -> np.ndarray:
@@ -200,8 +210,5 @@ def logits(
         shape = volume.shape[1:]
         volume = pad_air(volume, [-(-n // stride) * stride for n in shape])
         tiles = plan_tiles(volume.shape[1:], halo(network.config), stride, plan.tile_voxels)
-        work = sum(math.prod(b - a for a, b in tile.read) for tile in tiles) / math.prod(volume.shape[1:])
-        log.log(
-            logging.WARNING if work > MUCH_WORK else logging.INFO, "%d tiles, %.1f times the body box's voxels", len(tiles), work
-        )
+        report_tiles(tiles, volume.shape[1:], plan)
         return tiled_logits(volume, network, plan, tiles, progress)[tuple(slice(0, n) for n in shape)]
