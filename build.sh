@@ -11,5 +11,5 @@ if [ -n "${BASE_IMAGE:-}" ]; then args+=(--build-arg "BASE_IMAGE=$BASE_IMAGE"); 
 if [ -n "${PIP_OPTS:-}" ]; then args+=(--build-arg "PIP_OPTS=$PIP_OPTS"); fi
 
 [ -f weights/manifest.json ] || { echo "error: weights/manifest.json is missing; the image needs weights" >&2; exit 2; }
-DOCKER_BUILDKIT=1 docker build --tag "$tag" "${args[@]}" .
+DOCKER_BUILDKIT=1 docker build --platform linux/amd64 --tag "$tag" "${args[@]}" .
 echo "built $tag: $(($(docker image inspect --format '{{.Size}}' "$tag") / 1000000)) MB"
