@@ -135,7 +135,7 @@ def count_clicks(case: sockets.Sockets, record: Record) -> int:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raises InputError for flags that would end the run after the work instead of before it."""
-    from l2s.io.images import SPACING_MM
+    from l2s.io.studies import SPACING_MM
 
     if args.spacing_mm and not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in args.spacing_mm):
         shown = " ".join(f"{s:g}" for s in args.spacing_mm)
@@ -149,7 +149,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def read_case(args: argparse.Namespace, record: Record):
     """(sockets, study, the mask's path): everything about the input that can be wrong is found here, before any network runs."""
-    from l2s.io.images import read_study
+    from l2s.io.studies import read_study
 
     case, target = find_case(sockets.find, args)
     record.content["case"] = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from l2s.errors import InputError
+from l2s.measure.metrics import dice
 from l2s.study import Study
 from l2s.working import resample, to_working
 
@@ -108,6 +110,12 @@ def open_case(folder: Path, row: dict, cues: Path | None = None) -> Case:
         lesion_voxels=some_voxels(truth),
         hot_voxels=some_voxels((pet_suv > HOT_SUV) & ~truth),
     )
+
+
+def held_out_dice(cases: list[Case], logits_of: Callable[[Case], np.ndarray]) -> dict[str, float]:
+    """Mean Dice of logits above 0 over whole cases at the working spacing, as a row for the log; empty without cases."""
+    scores = [dice(np.asarray(case.truth), logits_of(case) > 0) for case in cases]
+    return {"held_out_dice": round(float(np.nanmean(scores)), 4)} if scores else {}
 
 
 def some_voxels(mask: np.ndarray, most: int = 4096) -> np.ndarray:

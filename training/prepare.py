@@ -18,7 +18,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from l2s.errors import InputError
-from l2s.io.images import read_image, read_study
+from l2s.io.images import read_image
+from l2s.io.studies import read_study
 from l2s.phantom.sample import make_case
 from l2s.study import Grid
 from training.cases import INDEX, store_case, stored_row

@@ -5,29 +5,16 @@ python -m training.train_localizer --recipe training/recipes/small.toml --fold 0
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from l2s import engine
 from l2s.localize.network import Localizer
 from l2s.localize.planes import cue_logits
-from l2s.measure.metrics import dice
-from training.cases import Case, open_case, read_index
+from training.cases import held_out_dice, open_case, read_index
 from training.loop import train
 from training.losses import bce_dice
-from training.recipe import Recipe
 from training.run import exit_with, held_out_rows, note_recipe, open_run, parser
 from training.sampling import PlaneSampler
-
-
-def held_out_dice(cases: list[Case], recipe: Recipe, plan: engine.Plan):
-    """A function network -> mean Dice of the cue at 0.5 over whole held-out cases, at the working spacing."""
-
-    def validate(network: torch.nn.Module) -> dict:
-        scores = [dice(np.asarray(c.truth), cue_logits(c.pet_suv, network, recipe.localizer.planes, plan) > 0) for c in cases]
-        return {"held_out_dice": round(float(np.nanmean(scores)), 4)} if scores else {}
-
-    return validate
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         lambda logits, batch: bce_dice(logits, batch.truth, dice_weight=recipe.localizer.dice_weight),
         folder,
         plan.device,
-        held_out_dice(held_out, recipe, plan),
+        lambda network: held_out_dice(held_out, lambda c: cue_logits(c.pet_suv, network, recipe.localizer.planes, plan)),
     )
     return 0
 

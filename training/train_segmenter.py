@@ -5,33 +5,17 @@ python -m training.train_segmenter --recipe training/recipes/small.toml --fold 0
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from l2s import engine
-from l2s.measure.metrics import dice
 from l2s.segment.network import Segmenter
 from l2s.segment.windows import logits as window_logits
-from training.cases import Case, open_case, read_index
+from training.cases import held_out_dice, open_case, read_index
 from training.loop import train
 from training.losses import bce_dice
-from training.recipe import Recipe
 from training.run import exit_with, held_out_rows, note_recipe, open_run, parser
 from training.sampling import PatchSampler
 from training.train_localizer import fold_name
-
-
-def held_out_dice(cases: list[Case], recipe: Recipe, plan: engine.Plan):
-    """A function network -> mean Dice of the probability at 0.5 over whole held-out cases, at the working spacing."""
-
-    def validate(network: torch.nn.Module) -> dict:
-        scores = [
-            dice(np.asarray(c.truth), window_logits(c.pet_suv, c.ct_hu, network, recipe.segmenter.windows, plan) > 0)
-            for c in cases
-        ]
-        return {"held_out_dice": round(float(np.nanmean(scores)), 4)} if scores else {}
-
-    return validate
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         lambda logits, batch: bce_dice(logits, batch.truth, batch.cue),
         folder,
         plan.device,
-        held_out_dice(held_out, recipe, plan),
+        lambda network: held_out_dice(
+            held_out, lambda c: window_logits(c.pet_suv, c.ct_hu, network, recipe.segmenter.windows, plan)
+        ),
     )
     return 0
 

@@ -1,4 +1,4 @@
-"""MHA and NIfTI files <-> arrays in LPS order; PET and CT files -> Study.
+"""MHA and NIfTI files <-> arrays in LPS order.
 
 MHA goes through SimpleITK, NIfTI through nibabel: ITK refuses a NIfTI whose direction cosines are rounded, nibabel gives the affine
 as it stands in the file. In memory every image is LPS; the file's own grid travels along and is what results are written on.
@@ -6,7 +6,6 @@ as it stands in the file. In memory every image is LPS; the file's own grid trav
 
 from __future__ import annotations
 
-import logging
 import math
 import zlib
 from dataclasses import replace
@@ -15,20 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from l2s.errors import InputError
-from l2s.study import Grid, Study, from_lps, orthonormal, to_lps
-
-log = logging.getLogger(__name__)
+from l2s.study import Grid, from_lps, orthonormal, to_lps
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 ENDINGS = (".mha", *NIFTI_ENDINGS)
-SPACING_MM = (0.2, 20.0)  # scanners and the resampled data of the field lie between 0.5 and 10
-MIN_VOXELS_AN_AXIS = 8
 MAX_VOXELS = 2**30  # 4 GiB as float32; a total-body scan at 2 mm has a sixth of it
 ROUNDING = 1e-6  # cosines closer than this to orthonormal are printing, not a fault of the file
-MAX_SUV = 1000.0  # above it the values are Bq/ml
-MIN_SUV = -100.0  # below it the values are HU
-MAX_HU = 40000.0  # metal saturates at 3071 or 30710; beyond it the values are no HU
-HU_AIR = -200.0  # every CT with lung, bowel gas or room air goes below
 MAX_HEADER_BYTES = 2**16
 BYTES_A_VOXEL = {"MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_FLOAT": 4}
 BYTES_A_VOXEL |= {"MET_LONG": 8, "MET_ULONG": 8, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_DOUBLE": 8}
@@ -108,16 +99,6 @@ def _check_volume(name: str, size_xyz, spacing_xyz, components: int) -> None:
     if not all(0 < s < math.inf for s in spacing_xyz):
         shown = " x ".join(f"{s:g}" for s in spacing_xyz)
         raise InputError(f"{name} has a spacing of {shown} mm, which spans no volume (limit: above 0); mend its header")
-
-
-def _check_limits(name: str, grid: Grid) -> None:
-    """Raises InputError, before a voxel is read, where the grid is not that of a PET or CT of a body."""
-    if min(grid.shape_zyx) < MIN_VOXELS_AN_AXIS:
-        shown = " x ".join(map(str, grid.size_xyz))
-        raise InputError(f"{name} has {shown} voxels (limit: at least {MIN_VOXELS_AN_AXIS} an axis); give a whole volume")
-    if not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in grid.spacing_mm_xyz):
-        shown = " x ".join(f"{s:g}" for s in grid.spacing_mm_xyz)
-        raise InputError(f"{name} has a spacing of {shown} mm (limits {SPACING_MM[0]} to {SPACING_MM[1]} mm); mend its header")
 
 
 def _mha_grid(path: Path) -> Grid:
@@ -259,7 +240,7 @@ def write_mask(path: Path, mask: np.ndarray, stored: Grid) -> None:
 def _write_mha(path: Path, own: np.ndarray, stored: Grid) -> None:
     import SimpleITK as sitk
 
-    sitk.WriteImage(_sitk_image(own, stored), str(path), useCompression=True)
+    sitk.WriteImage(sitk_image(own, stored), str(path), useCompression=True)
 
 
 def _write_nifti(path: Path, own: np.ndarray, stored: Grid) -> None:
@@ -275,7 +256,8 @@ def _write_nifti(path: Path, own: np.ndarray, stored: Grid) -> None:
     nibabel.save(image, path)
 
 
-def _sitk_image(array: np.ndarray, grid: Grid):
+def sitk_image(array: np.ndarray, grid: Grid):
+    """SimpleITK's image of an array (z, y, x) on a grid."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(array)
@@ -283,72 +265,3 @@ def _sitk_image(array: np.ndarray, grid: Grid):
     image.SetOrigin(grid.origin_mm_xyz)
     image.SetDirection(grid.direction9)
     return image
-
-
-def read_study(pet_path: Path, ct_path: Path, name: str) -> tuple[Study, list[str]]:
-    """PET and CT files -> a Study on the PET's grid, and warnings.
-
-    The CT is taken as it is where it lies on the PET grid, else resampled to it (linear, -1024 HU outside).
-
-    Raises:
-        InputError: a file cannot be used (see read_image), the PET is no SUV image, or the two do not overlap in space.
-    """
-    for path in (Path(pet_path), Path(ct_path)):
-        _check_limits(path.name, read_grid(path))
-    pet, grid, stored, warnings = read_image(pet_path)
-    _check_pet(pet, Path(pet_path).name)
-    ct, ct_grid, _, ct_warnings = read_image(ct_path)
-    warnings = warnings + ct_warnings
-    if ct.min() >= 0 or ct.max() > MAX_HU:
-        raise InputError(
-            f"{Path(ct_path).name}: values from {ct.min():g} to {ct.max():g}; Hounsfield units go below 0 and not above {MAX_HU:g}: "
-            "give the CT in HU"
-        )
-    if ct.min() > HU_AIR:
-        warnings.append(
-            f"{Path(ct_path).name}: no voxel below {HU_AIR:g}, the smallest is {ct.min():g}: are these Hounsfield units?"
-        )
-    if not ct_grid.matches(grid):
-        inside = grid.overlap_fraction(ct_grid)
-        if inside == 0:
-            raise InputError(
-                f"{Path(pet_path).name} and {Path(ct_path).name} do not overlap in space (PET from {_corner(grid)} mm, CT from "
-                f"{_corner(ct_grid)} mm); give both of one study in one frame of reference"
-            )
-        log.info("CT is not on the PET grid: resampled, linear")
-        if inside < 0.5:
-            warnings.append(f"the CT covers {inside:.0%} of the PET's field of view; elsewhere it is taken as air")
-        ct = resample_ct(ct, ct_grid, grid)
-    return Study(pet, ct, grid, stored, name), warnings
-
-
-def _corner(grid: Grid) -> str:
-    return "(" + ", ".join(f"{v:.0f}" for v in grid.origin_mm_xyz) + ")"
-
-
-def _check_pet(pet: np.ndarray, name: str) -> None:
-    """Raises InputError where the values cannot be SUV."""
-    low, high = float(pet.min()), float(pet.max())
-    if low < MIN_SUV:
-        raise InputError(
-            f"{name}: smallest value {low:g} (limit {MIN_SUV:g}): these are Hounsfield units; PET and CT are swapped"
-        )
-    if high > MAX_SUV:
-        raise InputError(
-            f"{name}: largest value {high:g} (limit {MAX_SUV:g}): this is Bq/ml, not SUV; convert it to body-weight SUV first: "
-            "Bq/ml x weight in g / injected Bq, decay-corrected to the start of the scan"
-        )
-    if high <= 0:
-        raise InputError(f"{name}: no voxel above 0 (largest {high:g}): an empty PET; export it again")
-
-
-def resample_ct(ct_hu: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """ct_hu on the target grid: linear, -1024 HU outside; any two LPS grids."""
-    import SimpleITK as sitk
-
-    image = _sitk_image(ct_hu, source)
-    reference = sitk.Image(target.size_xyz, sitk.sitkUInt8)
-    reference.SetSpacing(target.spacing_mm_xyz)
-    reference.SetOrigin(target.origin_mm_xyz)
-    reference.SetDirection(target.direction9)
-    return sitk.GetArrayFromImage(sitk.Resample(image, reference, sitk.Transform(), sitk.sitkLinear, -1024.0, sitk.sitkFloat32))

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from l2s.errors import InputError
-from l2s.io import images
+from l2s.io import images, studies
 from l2s.study import Grid
 
 SHAPE_XYZ = (9, 11, 13)
@@ -222,7 +222,7 @@ def test_a_bad_file_has_its_line(tmp_path, make, line, ending):
     path = tmp_path / f"in{ending}"
     make(path)
     with pytest.raises(InputError, match=line) as caught:
-        images.read_study(path, path, "case")
+        studies.read_study(path, path, "case")
     assert "\n" not in str(caught.value)
 
 
@@ -295,7 +295,7 @@ def pet_and_ct(folder: Path, ct_spacing=(2.0, 3.0, 4.5), ct_origin=(-31.5, 17.25
 
 
 def test_a_ct_on_the_pet_grid_is_taken_as_it_is(tmp_path):
-    study, warnings = images.read_study(*pet_and_ct(tmp_path), "case")
+    study, warnings = studies.read_study(*pet_and_ct(tmp_path), "case")
     assert (study.ct_hu == ramp() - 1000).all()
     assert warnings == []
     assert study.name == "case"
@@ -307,7 +307,7 @@ def test_a_ct_elsewhere_is_resampled_linearly_with_air_outside(tmp_path):
     grid = Grid.from_itk(size, spacing, origin, np.eye(3).ravel())
     mm = grid.index_to_mm_xyz(np.stack(np.indices(grid.shape_zyx), axis=-1))
     values = (-1000 + mm @ [2.0, 1.0, -0.5]).astype(np.float32)
-    study, _ = images.read_study(*pet_and_ct(tmp_path, spacing, origin, values), "case")
+    study, _ = studies.read_study(*pet_and_ct(tmp_path, spacing, origin, values), "case")
     target = study.grid.index_to_mm_xyz(np.stack(np.indices(study.grid.shape_zyx), axis=-1))
     inside = target[..., 0] <= origin[0] + 9.0
     np.testing.assert_allclose(study.ct_hu[inside], (-1000 + target @ [2.0, 1.0, -0.5])[inside], atol=1e-2)
@@ -316,8 +316,8 @@ def test_a_ct_elsewhere_is_resampled_linearly_with_air_outside(tmp_path):
 
 def test_no_overlap_is_refused_and_little_is_warned(tmp_path):
     with pytest.raises(InputError, match="do not overlap"):
-        images.read_study(*pet_and_ct(tmp_path, ct_origin=(500.0, 0.0, 0.0)), "case")
-    _, warnings = images.read_study(*pet_and_ct(tmp_path, ct_origin=(-31.5, 17.25, 440.0)), "case")
+        studies.read_study(*pet_and_ct(tmp_path, ct_origin=(500.0, 0.0, 0.0)), "case")
+    _, warnings = studies.read_study(*pet_and_ct(tmp_path, ct_origin=(-31.5, 17.25, 440.0)), "case")
     assert any("covers" in line for line in warnings)
 
 
@@ -333,11 +333,11 @@ def test_a_pet_that_is_no_suv(tmp_path, change, line):
     pet, ct = pet_and_ct(tmp_path)
     write(pet, array=change(sitk.GetArrayFromImage(sitk.ReadImage(str(pet)))))
     with pytest.raises(InputError, match=line):
-        images.read_study(pet, ct, "case")
+        studies.read_study(pet, ct, "case")
 
 
 def test_a_ct_without_air_is_warned_of(tmp_path):
-    _, warnings = images.read_study(*pet_and_ct(tmp_path, ct_array=ramp() - 100), "case")
+    _, warnings = studies.read_study(*pet_and_ct(tmp_path, ct_array=ramp() - 100), "case")
     assert any("Hounsfield" in line for line in warnings)
 
 
@@ -444,7 +444,7 @@ def test_voxels_in_a_file_of_their_own_are_refused(tmp_path):
 @pytest.mark.parametrize("array", [ramp() * 0, ramp() + 1, ramp() * 1e4 - 1000])
 def test_a_ct_that_is_no_hu_is_refused(tmp_path, array):
     with pytest.raises(InputError, match="CT in HU"):
-        images.read_study(*pet_and_ct(tmp_path, ct_array=array), "case")
+        studies.read_study(*pet_and_ct(tmp_path, ct_array=array), "case")
 
 
 def test_a_small_label_image_is_read_as_it_is(tmp_path):
