@@ -2,13 +2,13 @@
 # Runs the image as the platform does and checks what it writes.
 #   ./test.sh            on two sample cases that the image itself makes
 #   ./test.sh FOLDER     on your own: FOLDER/CASE/images/{ct,pet}/FILE, with FOLDER/CASE/truth.mha where there is a truth
-# In the environment: TAG (default l2snet), MIN_DICE (default 0.02; of the sample cases: a floor that a mask in the wrong place misses), KEEP=1 keeps the working folder.
+# In the environment: TAG (default l2snet), MIN_DICE (default 0.01; of the sample cases: a floor that a mask in the wrong place misses), KEEP=1 keeps the working folder.
 set -euo pipefail
 given=${1:+$(realpath "$1")}
 cd "$(dirname "$0")"
 
 tag=${TAG:-l2snet}
-min_dice=${MIN_DICE:-0.02}
+min_dice=${MIN_DICE:-0.01}
 docker image inspect "$tag" >/dev/null 2>&1 || { echo "error: no image $tag; run ./build.sh first" >&2; exit 2; }
 work=$(mktemp -d)
 chmod 755 "$work"

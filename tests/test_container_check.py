@@ -129,7 +129,7 @@ def by_case(verdict: str) -> str:
 
 def test_sample_cases_need_the_dice(run):
     done = run(["empty", "good"])
-    assert "FAILED: empty: Dice 0.0, at least 0.02 is wanted\n" in done.stdout
+    assert "FAILED: empty: Dice 0.0, at least 0.01 is wanted\n" in done.stdout
     assert "Dice 1.0 against the truth\npassed: good\n1 passed, 1 failed\n" in done.stdout
     assert done.returncode == 1
 
