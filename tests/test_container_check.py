@@ -39,7 +39,7 @@ def answer(case, out):
         truth = sitk.Cast(truth, sitk.sitkFloat32)
     if case.name == "label_2":
         truth = truth * 2
-    if case.name == "empty":
+    if case.name.startswith("empty"):
         truth = truth * 0
     folder = out / "{FOLDER}"
     folder.mkdir(parents=True)
@@ -131,6 +131,12 @@ def test_sample_cases_need_the_dice(run):
     done = run(["empty", "good"])
     assert "FAILED: empty: Dice 0.0, at least 0.01 is wanted\n" in done.stdout
     assert "Dice 1.0 against the truth\npassed: good\n1 passed, 1 failed\n" in done.stdout
+    assert done.returncode == 1
+
+
+def test_sample_cases_need_their_mean_dice_too(run):
+    done = run(["empty", "empty_2", "empty_3", "good"])
+    assert "FAILED: mean Dice 0.25 of the sample cases, at least 0.3 is wanted\n" in done.stdout
     assert done.returncode == 1
 
 

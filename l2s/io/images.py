@@ -122,7 +122,7 @@ def _read_mha(path: Path) -> np.ndarray:
     _check_mha_payload(path)
     try:
         return sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32, "MetaImageIO"))
-    except RuntimeError as error:
+    except RuntimeError as error:  # as above
         raise InputError(f"{path} is truncated or damaged ({_reason(error)}); copy it again") from None
 
 
