@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +11,15 @@ from scipy import ndimage
 
 from l2s.phantom.anatomy import Anatomy
 from l2s.phantom.growth import grow, largest_piece
+from l2s.phantom.implants import Tumour, draw_volume, transplant
 from l2s.phantom.shapes import Box, smooth_noise
+from l2s.phantom.sites import draw_place, starting_voxels
 from l2s.phantom.tissues import HU, Tissue, members
 from l2s.phantom.uptake import SUV, blend
 
 MAX_LESIONS = 25
 TRIES = 40
+LEAST_IMPLANT_SUV = 2.5
 HOT_ORGANS = members(
     Tissue.AIR,
     Tissue.GREY,
@@ -35,36 +39,6 @@ KINDS = {
     "soft_tissue": (0.10, (140.0, 1.0, 20.0, 1000.0)),
     "organ": (0.07, (12.0, 0.9, 1.0, 100.0)),
 }
-NODE_SITES = (
-    ("neck", (38, 4, 625), (10, 12, 34)),
-    ("supraclavicular", (50, -14, 574), (22, 12, 10)),
-    ("mediastinum", (14, -2, 490), (22, 22, 40)),
-    ("hilum", (38, 10, 460), (10, 10, 14)),
-    ("axilla", (148, 6, 510), (14, 18, 24)),
-    ("retroperitoneum", (24, 12, 190), (12, 14, 70)),
-    ("mesentery", (24, -28, 190), (36, 22, 40)),
-    ("iliac", (52, 4, 58), (14, 20, 34)),
-    ("inguinal", (70, -58, -16), (12, 10, 24)),
-)
-ORGAN_SITES = (
-    ("oesophagus", (-2, 20, 440), (3, 6, 60)),
-    ("oropharynx", (16, -16, 652), (8, 10, 16)),
-    ("pancreas", (10, -18, 240), (40, 8, 12)),
-    ("colon", (96, 16, 170), (8, 10, 60)),
-    ("rectum", (0, 48, 10), (5, 6, 24)),
-    ("cervix", (0, 14, 6), (6, 6, 8)),
-    ("breast", (84, -112, 424), (20, 12, 20)),
-    ("adrenal", (38, 36, 296), (6, 8, 8)),
-    ("stomach", (58, -40, 310), (16, 14, 30)),
-)
-TISSUE_OF_KIND = {
-    "lung": members(Tissue.LUNG),
-    "liver": members(Tissue.LIVER),
-    "bone": members(Tissue.MARROW),
-    "soft_tissue": members(Tissue.MUSCLE),
-}
-
-
 BONE = members(Tissue.MARROW, Tissue.CORTICAL, Tissue.FATTY_MARROW, Tissue.DISC)
 
 
@@ -79,6 +53,7 @@ class Scene:
         pools: flat indices of the tissue in which a kind of lesion starts.
         patient_suv: middle SUV of this patient's lesions.
         sigma_mm: the scanner's blur.
+        tumours: real ones that take the place of drawn shapes; none: all are drawn.
     """
 
     anatomy: Anatomy
@@ -88,6 +63,7 @@ class Scene:
     pools: dict[str, np.ndarray]
     patient_suv: float
     sigma_mm: float
+    tumours: Sequence[Tumour]
 
 
 @dataclass(frozen=True)
@@ -102,6 +78,7 @@ class Lesion:
         suv: mean SUV of its living part before the scanner's blur.
         volume_ml: sum of the weights.
         centre_mm_xyz: centre of mass in body coordinates.
+        donor: the patient whose tumour it is; empty for a drawn one.
     """
 
     kind: str
@@ -111,6 +88,7 @@ class Lesion:
     suv: float
     volume_ml: float
     centre_mm_xyz: tuple[float, float, float]
+    donor: str = ""
 
 
 def draw_count(rng: np.random.Generator) -> int:
@@ -119,7 +97,13 @@ def draw_count(rng: np.random.Generator) -> int:
 
 
 def add_lesions(
-    rng: np.random.Generator, anatomy: Anatomy, suv: np.ndarray, hu: np.ndarray, count: int, sigma_mm: float
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    suv: np.ndarray,
+    hu: np.ndarray,
+    count: int,
+    sigma_mm: float,
+    tumours: Sequence[Tumour] = (),
 ) -> list[Lesion]:
     """Draw lesions into the SUV and HU images (in place); fewer than count where the field has no room for them.
 
@@ -129,6 +113,7 @@ def add_lesions(
         suv, hu: images before blur.
         count: how many to try.
         sigma_mm: the scanner's blur, to keep out lesions that nobody would see.
+        tumours: real ones to implant instead of drawn shapes.
     """
     if count == 0:
         return []
@@ -141,9 +126,10 @@ def add_lesions(
         suv,
         hu,
         np.zeros(suv.shape, dtype=bool),
-        _pools(anatomy),
+        starting_voxels(anatomy),
         float(np.clip(rng.lognormal(np.log(7.5), 0.5), 2.5, 25.0)),
         sigma_mm,
+        tumours,
     )
     found, large = [], 0
     for _ in range(TRIES + 3 * count):
@@ -152,31 +138,17 @@ def add_lesions(
         kind = names[int(rng.choice(len(names), p=share))]
         if kind == "soft_tissue" and large == 2:
             continue
-        lesion = _try_one(rng, scene, kind)
+        lesion = _try_implant(rng, scene, kind) if tumours else _try_one(rng, scene, kind)
         if lesion is not None:
             found.append(lesion)
-            large += kind == "soft_tissue"
+            large += lesion.kind == "soft_tissue"
     return found
-
-
-def _pools(anatomy: Anatomy) -> dict[str, np.ndarray]:
-    """Flat indices of the voxels in which a lesion of a kind may have its centre."""
-    canvas = anatomy.canvas
-    flat = canvas.tissue.ravel()
-    pools = {kind: np.flatnonzero(table[flat]) for kind, table in TISSUE_OF_KIND.items()}
-    muscle = pools["soft_tissue"]
-    z = anatomy.frame.reference(canvas.z_mm)[muscle // (canvas.tissue.shape[1] * canvas.tissue.shape[2])]
-    side = np.abs(canvas.x_mm[muscle % len(canvas.x_mm)] - canvas.x_mm.mean())
-    # sarcomas favour thigh and buttock, then the arms; the trunk's muscle counts a fifth, head and neck not at all
-    limb = (z < 110.0) | (side > 170.0)
-    pools["soft_tissue"] = np.concatenate([muscle[limb], muscle[~limb & (z < 550.0)][::5]])
-    return pools
 
 
 def _try_one(rng: np.random.Generator, scene: Scene, kind: str) -> Lesion | None:
     """One lesion drawn into the scene, or None where it does not fit."""
     canvas = scene.anatomy.canvas
-    place, site = _place(rng, scene.anatomy, kind, scene.pools.get(kind))
+    place, site = draw_place(rng, scene.anatomy, kind, scene.pools.get(kind))
     if place is None:
         return None
     middle, spread, low, high = KINDS[kind][1]
@@ -187,11 +159,8 @@ def _try_one(rng: np.random.Generator, scene: Scene, kind: str) -> Lesion | None
     slices, weight = shape
     if kind == "soft_tissue":
         _bulge(scene, slices, weight)
-    tissue = canvas.tissue[slices]
-    weight = weight * ~(HOT_ORGANS[tissue] | scene.taken[slices])
-    if kind == "bone" and rng.random() < 0.7:
-        weight = weight * BONE[tissue]
-    weight = largest_piece(weight)
+    inside = BONE if kind == "bone" and rng.random() < 0.7 else None
+    weight = _fitted(scene, slices, weight, inside)
     got = float(weight.sum()) * canvas.voxel_volume_ml
     if got < max(0.45 * volume, low) or not (weight > 0.5).any():
         return None
@@ -201,12 +170,57 @@ def _try_one(rng: np.random.Generator, scene: Scene, kind: str) -> Lesion | None
     if level is None:
         return None
     _fill(rng, scene, slices, weight, level, got, kind)
+    return _taken(scene, kind, site, slices, weight, level, got)
+
+
+def _try_implant(rng: np.random.Generator, scene: Scene, kind: str) -> Lesion | None:
+    """One real tumour, turned and shrunk into the scene, or None where it does not fit."""
+    canvas = scene.anatomy.canvas
+    tumour = scene.tumours[int(rng.integers(len(scene.tumours)))]
+    volume = draw_volume(rng, tumour)
+    # none but the limbs have room for a large one
+    kind = "soft_tissue" if volume >= KINDS["soft_tissue"][1][2] else kind
+    place, site = draw_place(rng, scene.anatomy, kind, scene.pools.get(kind))
+    shape = None if place is None else transplant(rng, canvas, place, tumour, volume, upright=kind == "soft_tissue")
+    if shape is None:
+        return None
+    slices, weight, suv = shape
+    if kind == "soft_tissue":
+        _bulge(scene, slices, weight)
+    weight = _fitted(scene, slices, weight)
+    got = float(weight.sum()) * canvas.voxel_volume_ml
+    if got < 0.45 * volume or not (weight > 0.5).any():
+        return None
+    mean = float((suv * weight).sum() / weight.sum())
+    # cold sarcomas are told by MRI: what PET is to find takes up FDG
+    level = max(mean * rng.lognormal(0.0, 0.25), LEAST_IMPLANT_SUV)
+    level = _visible(scene.suv, slices, weight, level, got, scene.sigma_mm)
+    if level is None:
+        return None
+    blend(scene.suv, slices, weight, suv * np.float32(level / mean))
+    if kind != "bone":
+        blend(scene.hu, slices, weight, 40.0 + rng.normal(0.0, 7.0))
+    return _taken(scene, kind, site, slices, weight, level, got, tumour.donor)
+
+
+def _fitted(scene: Scene, slices: Box, weight: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
+    """The weight's largest piece outside of hot organs and earlier lesions, and inside of some tissues where these are named."""
+    tissue = scene.anatomy.canvas.tissue[slices]
+    weight = weight * ~(HOT_ORGANS[tissue] | scene.taken[slices])
+    return largest_piece(weight if inside is None else weight * inside[tissue])
+
+
+def _taken(
+    scene: Scene, kind: str, site: str, slices: Box, weight: np.ndarray, level: float, volume_ml: float, donor: str = ""
+) -> Lesion:
+    """The lesion as a value; its voxels are taken from now on."""
+    canvas = scene.anatomy.canvas
     scene.taken[slices] |= weight > 0.05
     centre = tuple(
         float((weight.sum(axis=tuple(k for k in range(3) if k != axis)) * mm[slices[axis]]).sum() / weight.sum())
         for axis, mm in ((2, canvas.x_mm), (1, canvas.y_mm), (0, canvas.z_mm))
     )
-    return Lesion(kind, site, slices, weight.astype(np.float32), round(level, 2), got, centre)
+    return Lesion(kind, site, slices, weight.astype(np.float32), round(level, 2), volume_ml, centre, donor)
 
 
 def _bulge(scene: Scene, slices: Box, weight: np.ndarray) -> None:
@@ -219,26 +233,6 @@ def _bulge(scene: Scene, slices: Box, weight: np.ndarray) -> None:
     canvas.tissue[slices][rim] = Tissue.FAT
     scene.suv[slices][rim] = SUV[Tissue.FAT][0]
     scene.hu[slices][rim] = HU[Tissue.FAT][0]
-
-
-def _place(rng: np.random.Generator, anatomy: Anatomy, kind: str, pool: np.ndarray | None) -> tuple[np.ndarray | None, str]:
-    """A centre in mm inside the field of view, or None."""
-    canvas = anatomy.canvas
-    if pool is not None:
-        if not len(pool):
-            return None, kind
-        z, y, x = np.unravel_index(int(rng.choice(pool)), canvas.tissue.shape)
-        return np.array([canvas.x_mm[x], canvas.y_mm[y], canvas.z_mm[z]]), kind
-    sites = NODE_SITES if kind == "node" else ORGAN_SITES
-    site, centre, spread = sites[int(rng.integers(len(sites)))]
-    if site == "cervix" and anatomy.frame.male:
-        return None, site
-    side = 1 if centre[0] == 0 else rng.choice((-1, 1))
-    place = anatomy.frame.points(np.array((side * centre[0], *centre[1:])) + rng.uniform(-1.0, 1.0, 3) * spread)
-    for value, axis in zip(place, (canvas.x_mm, canvas.y_mm, canvas.z_mm)):
-        if not axis[0] <= value <= axis[-1]:
-            return None, site
-    return place, site
 
 
 def _visible(suv: np.ndarray, slices: Box, weight: np.ndarray, level: float, volume_ml: float, sigma_mm: float) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from l2s.errors import InputError
 from l2s.phantom import scanner as sc
 from l2s.phantom.anatomy import Anatomy, hu_image, make_anatomy
+from l2s.phantom.implants import Tumour
 from l2s.phantom.lesions import MAX_LESIONS, Lesion, add_lesions, draw_count
 from l2s.phantom.shapes import Canvas
 from l2s.phantom.tissues import Tissue, hu_table
@@ -39,14 +41,21 @@ class Sample:
     facts: dict
 
 
-def make_case(seed: int, grid: Grid, organ_maps: Path | None = None, lesions: int | None = None) -> Sample:
+def make_case(
+    seed: int,
+    grid: Grid,
+    organ_maps: Path | Sequence[Path] | None = None,
+    lesions: int | None = None,
+    tumours: Sequence[Tumour] = (),
+) -> Sample:
     """A seeded case on any grid; the array's axes are taken as the body's (z to the head, y to the back, x to the left).
 
     Args:
         seed: 0 or larger; the same seed, grid and maps give the same bits.
         grid: where the voxels lie. A grid smaller than the body shows a random part of it.
-        organ_maps: folder of real organ label maps (labels 1..10) to take the organs from; None: they are drawn.
+        organ_maps: real organ label maps (labels 1..10) to take the organs from, a folder or files; None: the organs are drawn.
         lesions: how many lesions; None: drawn at random, none in a quarter of the cases. A field without room gets fewer.
+        tumours: real tumours to implant instead of drawn lesions.
 
     Raises:
         InputError: a negative seed or number, more than 25 lesions, or a folder without maps.
@@ -64,12 +73,12 @@ def make_case(seed: int, grid: Grid, organ_maps: Path | None = None, lesions: in
     factors = [_factor(s) for s in grid.spacing_mm_zyx]
     shape = tuple(max(int(np.ceil(n * f)), 2) for n, f in zip(grid.shape_zyx, factors))
     spacing = tuple(s / f for s, f in zip(grid.spacing_mm_zyx, factors))
-    anatomy = make_anatomy(body_rng, shape, spacing, _map_files(organ_maps))
+    anatomy = make_anatomy(body_rng, shape, spacing, map_files(organ_maps))
     scanner = sc.random_scanner(scan_rng)
     suv, physiology = suv_image(uptake_rng, anatomy)
     hu = hu_image(anatomy, hu_table(uptake_rng, scanner.contrast))
     count = draw_count(lesion_rng) if lesions is None else lesions
-    found = add_lesions(lesion_rng, anatomy, suv, hu, count, scanner.fwhm_mm / sc.FWHM_PER_SIGMA)
+    found = add_lesions(lesion_rng, anatomy, suv, hu, count, scanner.fwhm_mm / sc.FWHM_PER_SIGMA, tumours)
     pet, ct, share = _scan(scan_rng, anatomy, scanner, suv, hu, found, grid, factors)
     name = f"phantom_{seed}"
     facts = _facts(seed, anatomy, scanner, physiology, found, grid)
@@ -83,10 +92,15 @@ def _factor(spacing_mm: float) -> float:
     return 1.0 / max(int(round(WORK_MM / spacing_mm)), 1)
 
 
-def _map_files(folder: Path | None) -> list[Path]:
-    if folder is None:
-        return []
-    folder = Path(folder)
+def map_files(maps: Path | Sequence[Path] | None) -> list[Path]:
+    """The organ maps of a folder, sorted; files and None as they are.
+
+    Raises:
+        InputError: the folder holds none.
+    """
+    if maps is None or not isinstance(maps, (str, Path)):
+        return list(maps or ())
+    folder = Path(maps)
     files = sorted(p for p in folder.iterdir() if p.name.endswith(MAP_ENDINGS)) if folder.is_dir() else []
     if not files:
         raise InputError(f"{folder} holds no organ maps ({', '.join(MAP_ENDINGS)}): name the folder of the label maps")
@@ -143,6 +157,7 @@ def _facts(seed: int, anatomy: Anatomy, scanner: sc.Scanner, physiology: dict, f
                 "suv": lesion.suv,
                 "centre_mm_xyz": _world(lesion, canvas, grid, scanner, float(frame.z(350.0))),
             }
+            | ({"donor": lesion.donor} if lesion.donor else {})
             for lesion in found
         ],
     }
