@@ -1,10 +1,10 @@
-"""Stage 1's cues for the training cases of one fold -> RUN/fold_K/cues/CASE.npy (float16, 0..1, the case's body box).
+"""Stage 1's cues for training cases -> CASE.b2nd (0..1 in 255 steps, the case's body box).
 
-    python -m training.make_cues --recipe training/recipes/small.toml --fold 0
+    python -m training.make_cues --recipe training/recipes/small.toml
 
-'in-fold' (the simplest reading of the paper): the fold's own stage 1 also makes the cues of the cases that it trained on.
-'out-of-fold': each patient's cue comes from the stage 1 of the fold that held the patient out; phantoms, which no fold holds
-out, get theirs from the fold's own network.
+'out-of-fold': each case's cue comes from the stage 1 of the fold that held it out, into RUN/cues, for every stage 2 of the run.
+'in-fold' (the simplest reading of the paper): a fold's own stage 1 also makes the cues of the cases that it trained on, into
+RUN/fold_K/cues.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
 import torch
 from scipy.special import expit
 
@@ -20,11 +19,10 @@ from l2s import engine
 from l2s.errors import InputError
 from l2s.localize.network import Localizer
 from l2s.localize.planes import cue_logits
-from training.cases import INDEX, open_case, read_index
+from training.cases import cue_path, open_case, read_index, save_cue
 from training.loop import trained_state
 from training.recipe import Recipe
-from training.run import exit_with, held_out_rows, open_run, parser
-from training.train_localizer import fold_name
+from training.run import cue_folder, exit_with, fold_name, held_out_rows, open_run, parser
 
 log = logging.getLogger(__name__)
 
@@ -41,34 +39,38 @@ def load_localizer(run: Path, fold: int | None, recipe: Recipe, device: str) -> 
 
 def main(argv: list[str] | None = None) -> int:
     p = parser(__doc__)
-    p.add_argument("--fold", type=int, help="the fold whose stage 2 will train with these cues; without it all cases")
+    p.add_argument(
+        "--fold", type=int, help="in-fold: the fold whose stage 2 will train with these cues; without it the run on all cases"
+    )
     p.add_argument("--device", default="auto")
     args = p.parse_args(argv)
     recipe, run = open_run(args)
     if recipe.cues not in ("in-fold", "out-of-fold"):
         raise InputError(f"cues {recipe.cues!r} in the recipe: one of in-fold, out-of-fold")
     plan = engine.choose(args.device)
-    folder = run / fold_name(args.fold) / "cues"
+    folder = cue_folder(run, recipe, args.fold)
     folder.mkdir(parents=True, exist_ok=True)
-    rows, _ = held_out_rows(read_index(run / "cases"), args.fold)
+    rows = read_index(run / "cases")
 
     by_network: dict[int | None, list[dict]] = {}
-    for row in rows:
-        maker = row["fold"] if recipe.cues == "out-of-fold" and row["fold"] is not None else args.fold
-        by_network.setdefault(maker, []).append(row)
+    if recipe.cues == "in-fold":
+        by_network[args.fold] = held_out_rows(rows, args.fold)[0]
+    else:
+        for row in rows:
+            # what no fold holds out, because a splits file says so, cannot have a cue out of fold
+            by_network.setdefault(row["fold"] or 0, []).append(row)
     for maker, its_rows in by_network.items():
         network = load_localizer(run, maker, recipe, plan.device)
-        # a cue that is older than its network or its case is made anew
-        newest = max((run / fold_name(maker) / "localizer" / "last.pt").stat().st_mtime, (run / "cases" / INDEX).stat().st_mtime)
+        trained = (run / fold_name(maker) / "localizer" / "last.pt").stat().st_mtime
         for row in its_rows:
-            target = folder / f"{row['name']}.npy"
+            target = cue_path(folder, row["name"])
+            # a cue that is older than its network or its case is made anew
+            newest = max(trained, (run / "cases" / row["name"] / "row.json").stat().st_mtime)
             if target.is_file() and target.stat().st_mtime > newest:
                 continue
             case = open_case(run / "cases", row)
-            cue = expit(cue_logits(case.pet_suv, network, recipe.localizer.planes, plan)).astype(np.float16)
-            partial = target.with_suffix(".partial.npy")
-            np.save(partial, cue)
-            partial.replace(target)
+            cue = expit(cue_logits(case.pet_suv[...], network, recipe.localizer.planes, plan))
+            save_cue(folder, row["name"], cue)
         log.info("%d cues by the stage 1 of %s", len(its_rows), fold_name(maker))
     return 0
 

@@ -1,44 +1,61 @@
-"""Cases in: the STS crops and phantoms -> arrays at the working spacing under RUN/cases, an index and the folds.
+"""Cases in: folders of studies, phantoms and implants -> arrays at the working spacing under RUN/cases, an index and the folds.
 
-    python -m training.prepare --recipe training/recipes/small.toml --sts ../shared/data/sts --organ-maps ../shared/data/organ_maps
+    python -m training.prepare --recipe training/recipes/small.toml --data sts=../shared/data/sts --organ-maps ../shared/data/organ_maps
 
-A case that is already complete is kept; a broken one is refused with its reason and the others go on.
+What a folder may look like: training/readers.py. A case that is already complete is kept, so that a stopped run goes on; a study that
+cannot be used is refused with its reason (cases/refused.csv) and the others go on.
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
 import json
 import logging
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from l2s.errors import InputError
-from l2s.io.images import read_image
-from l2s.io.studies import read_study
-from l2s.phantom.sample import make_case
-from l2s.study import Grid
+from l2s.phantom.implants import cut_tumour
+from l2s.phantom.sample import make_case, map_files
+from l2s.study import Grid, Study
 from training.cases import INDEX, store_case, stored_row
+from training.readers import TRACERS, Found, file_marks, find_studies, load_study
 from training.recipe import Recipe
 from training.run import open_run, parser
-from training.splits import make_folds
+from training.splits import SYNTHETIC, assign_folds, changed_folds, splits_files, write_splits
 
 log = logging.getLogger(__name__)
 
+REFUSED = "refused.csv"
+SPLITS = "splits.json"
 
-def read_sts(folder: Path):
-    """The study and the truth of one STS folder (PET.nii.gz, CT.nii.gz, GTV.nii.gz)."""
-    study, warnings = read_study(folder / "PET.nii.gz", folder / "CT.nii.gz", folder.name)
-    for line in warnings:
-        log.warning("%s: %s", folder.name, line)
-    mask, grid, _, _ = read_image(folder / "GTV.nii.gz")
-    if not grid.matches(study.grid):
-        raise InputError(f"{folder.name}: GTV.nii.gz is not on the PET grid ({grid.shape_zyx} against {study.grid.shape_zyx})")
-    return study, mask > 0.5
+
+@dataclass(frozen=True)
+class Job:
+    """One case to make.
+
+    Attributes:
+        source, name, patient: its row's.
+        found: the study on disk; for an implant its donor's; None for a phantom.
+        seed: of a phantom or implant; None for a study.
+    """
+
+    source: str
+    name: str
+    patient: str
+    found: Found | None
+    seed: int | None
 
 
 def phantom_grid(recipe: Recipe) -> Grid:
@@ -46,58 +63,229 @@ def phantom_grid(recipe: Recipe) -> Grid:
     return Grid(recipe.phantom_shape_zyx, recipe.spacing_mm_zyx, (0.0, 0.0, 0.0))
 
 
-def prepare_one(job: tuple[str, str, Path | int], recipe: Recipe, cases: Path, organ_maps: Path | None) -> tuple[str, dict | str]:
-    """One case, in a worker: (name, its row) or (name, why it was refused)."""
-    source, name, where = job
-    made_from = {"spacing_mm_zyx": list(recipe.spacing_mm_zyx)}
-    if source == "phantom":
-        maps = organ_maps.name if organ_maps and where % 2 else None
-        made_from |= {"seed": where, "shape_zyx": list(recipe.phantom_shape_zyx), "organ_maps": maps}
-    if row := stored_row(cases, name, made_from):
-        return name, row
+def split_maps(folder: Path | None) -> tuple[list[Path], list[Path]]:
+    """(organ maps of training phantoms, organ maps of test phantoms): every sixth map is kept for tests."""
+    files = map_files(folder)
+    return [f for k, f in enumerate(files) if k % 6], files[::6]
+
+
+def list_jobs(found: list[Found], recipe: Recipe) -> list[Job]:
+    """Studies first, then the recipe's phantoms, then its implants: phantoms with a patient's tumour."""
+    jobs = [Job(f.source, f.name, f.patient, f, None) for f in found]
+    first = recipe.seed * 10_000
+    jobs += [Job("phantom", f"phantom_{k:04d}", f"phantom_{k:04d}", None, first + k) for k in range(recipe.phantoms)]
+    # an implant belongs to its donor: no fold sees the tumours that it holds out
+    donors = [f for f in found for _ in range(recipe.implants)]
+    return jobs + [Job("implant", f"implant_{k:04d}", f.patient, f, first + 5_000 + k) for k, f in enumerate(donors)]
+
+
+def prepare_one(job: Job, recipe: Recipe, cases: Path, organ_maps: list[Path]) -> dict | str:
+    """One case, in a worker: its row, or why it was refused."""
+    # every second phantom has a real patient's organs, where there are such maps
+    maps = organ_maps if job.seed is not None and job.seed % 2 else []
+    made_from = {"spacing_mm_zyx": list(recipe.spacing_mm_zyx), "source": job.source, "patient": job.patient}
     try:
-        if source == "sts":
-            study, truth = read_sts(where)
-        else:
-            # every second phantom has a real patient's organs, where there are such maps
-            sample = make_case(where, phantom_grid(recipe), organ_maps if where % 2 else None)
+        if job.found:
+            made_from["files"] = file_marks(job.found)
+        if job.seed is not None:
+            made_from |= {"seed": job.seed, "shape_zyx": list(recipe.phantom_shape_zyx), "organ_maps": [f.name for f in maps]}
+        if row := stored_row(cases, job.name, made_from):
+            return row
+        study, truth, warnings = _load(job.found) if job.found else (None, None, [])
+        if job.seed is not None:
+            # a lesion-free donor has no tumour to give: its implant is a phantom like the others
+            tumour = cut_tumour(study, truth, job.patient) if job.found else None
+            lesions = 2 + job.seed % 7 if tumour else None
+            sample = make_case(job.seed, phantom_grid(recipe), maps, lesions=lesions, tumours=(tumour,) if tumour else ())
             study, truth = sample.study, sample.truth
-        return name, store_case(cases, name, source, made_from, study, truth, recipe.spacing_mm_zyx)
+        return store_case(
+            cases, job.name, job.source, job.patient, made_from, study, truth, recipe.spacing_mm_zyx, warnings=warnings
+        )
     except InputError as error:
-        return name, str(error)
+        return str(error)
+
+
+def _load(found: Found) -> tuple[Study, np.ndarray, list[str]]:
+    """load_study, where whatever a damaged file makes a reader raise is a reason to refuse this one study."""
+    try:
+        return load_study(found)
+    except InputError:
+        raise
+    except Exception as error:  # nibabel, ITK and the decompressors raise dozens of classes
+        raise InputError(f"reading failed with {type(error).__name__}: {str(error)[:200]}; copy the study again") from error
+
+
+def prepare_all(jobs: list[Job], work: Callable[[Job], dict | str], workers: int) -> list[dict | str]:
+    """work of every job, in order, by so many processes.
+
+    Raises:
+        InputError: a process died.
+    """
+    answers: dict[int, dict | str] = {}
+    with ProcessPoolExecutor(workers, initializer=_hush) as pool:
+        futures = {pool.submit(work, job): k for k, job in enumerate(jobs)}
+        try:
+            for future in _progress(as_completed(futures), len(jobs)):
+                answers[futures[future]] = future.result()
+        except BrokenProcessPool:
+            raise InputError(
+                f"a worker process died with {len(answers)} of {len(jobs)} cases done, usually killed for want of memory (a study of "
+                f"400x400x326 takes about 2 GB); give fewer --workers than {workers}: finished cases are kept"
+            ) from None
+        except BaseException:
+            # a full disk or Ctrl-C: what waits must not be worked off first
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [answers[k] for k in range(len(jobs))]
+
+
+def _hush() -> None:
+    """In a worker: 'CT is not on the PET grid' is true of every study of some data sets, and would drown the progress."""
+    logging.getLogger("l2s.io.studies").setLevel(logging.WARNING)
+
+
+def _progress(items: Iterator, total: int) -> Iterator:
+    """A bar on a terminal, about twenty lines elsewhere."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, unit="case")
+        return
+    for done, item in enumerate(items, 1):
+        yield item
+        if done == total or done % max(1, total // 20) == 0:
+            log.info("%d of %d cases", done, total)
+
+
+def sift(jobs: list[Job], answers: list[dict | str]) -> tuple[list[dict], list[tuple[Job, str]]]:
+    """(rows, refused): of studies with the same PET the first is kept.
+
+    A refused duplicate stays on disk, outside the index, so that the next run need not read it again.
+    """
+    rows, refused, first = [], [], {}
+    for job, answer in zip(jobs, answers):
+        if isinstance(answer, str):
+            refused.append((job, answer))
+        elif job.source not in SYNTHETIC and (name := first.setdefault(answer["pet_sha256"], job.name)) != job.name:
+            refused.append((job, f"its PET is the same, voxel for voxel, as that of {name}; take one of the two out of the data"))
+        else:
+            rows.append(answer)
+    return rows, refused
+
+
+def gather(data: list[tuple[str, Path]], tracer: str) -> tuple[list[Found], list[tuple[str, str, str]]]:
+    """(studies of all data sets, (source, name, reason) of the incomplete ones); names are unique over all of them."""
+    found, refused, taken = [], [], set()
+    for source, folder in data:
+        its_found, its_refused = find_studies(source, folder, tracer)
+        log.info(
+            "%s: %d studies of %d patients, %d incomplete",
+            source,
+            len(its_found),
+            len({f.patient for f in its_found}),
+            len(its_refused),
+        )
+        # two sets may both have a case_001; their patients are then taken as one, which costs nothing
+        names = {f.name: f.name if f.name not in taken else f"{source}-{f.name}" for f in its_found}
+        found += [replace(f, name=names[f.name]) for f in its_found]
+        taken |= set(names.values())
+        refused += [(source, name, reason) for name, reason in its_refused]
+    return found, refused
+
+
+def summary(rows: list[dict]) -> str:
+    """What there is, in one line: cases by source, patients, lesion-free ones, lesion volumes, bytes."""
+    kinds = ", ".join(f"{count} {source}" for source, count in sorted(Counter(r["source"] for r in rows).items()))
+    scanned = [r for r in rows if r["source"] not in SYNTHETIC]
+    volumes = [r["lesion_ml"] for r in rows if r["lesion_ml"] > 0]
+    shown = " / ".join(f"{v:.3g}" for v in np.percentile(volumes, (25, 50, 75))) if volumes else "none"
+    return (
+        f"{len(rows)} cases ({kinds}), {len({r['patient'] for r in scanned})} patients, {len(rows) - len(volumes)} lesion-free, "
+        f"lesion ml quartiles {shown}, {sum(r['bytes'] for r in rows) / 1e9:.3g} GB on disk, "
+        f"{sum(bool(r['warnings']) for r in rows)} with warnings"
+    )
+
+
+def note_refused(folder: Path, refused: list[tuple[str, str, str]]) -> None:
+    """Prints the table of refused cases and writes it to refused.csv, which is there, with its header alone, when none was."""
+    partial_path = folder / f".{REFUSED}.partial"
+    with partial_path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["source", "name", "reason"])
+        writer.writerows(refused)
+    partial_path.replace(folder / REFUSED)
+    width = max((len(name) for _, name, _ in refused), default=0)
+    for source, name, reason in refused:
+        log.warning("refused %s  %-*s  %s", source, width, name, reason)
+
+
+def read_data(values: list[str]) -> list[tuple[str, Path]]:
+    """(source, folder) of each --data NAME=DIR."""
+    pairs = []
+    for value in values:
+        name, equals, folder = value.partition("=")
+        if not (name and equals and folder):
+            raise InputError(f"--data {value}: give it as NAME=DIR, NAME being the source's name in the recipe")
+        if name in SYNTHETIC or name in dict(pairs):
+            raise InputError(f"--data {value}: the name {name!r} is taken ({', '.join(SYNTHETIC)} are made here); give another")
+        pairs.append((name, Path(folder)))
+    return pairs
+
+
+def write_index(cases: Path, rows: list[dict], refused: list[tuple[str, str, str]], folds: int) -> None:
+    """Writes the index and the folds; says where folds are no longer what they were."""
+    path = cases / INDEX
+    before = json.loads(path.read_text())["cases"] if path.is_file() else []
+    if moved := changed_folds(before, rows):
+        log.warning("%d cases changed their fold, such as %s: train every fold of this run anew", len(moved), moved[0])
+    write_splits(cases / SPLITS, rows, folds)
+    partial_path = cases / f".{INDEX}.partial"
+    partial_path.write_text(json.dumps({"cases": rows, "refused": [[name, reason] for _, name, reason in refused]}, indent=1))
+    partial_path.replace(path)
+
+
+def read_flags(argv: list[str] | None) -> argparse.Namespace:
+    p = parser(__doc__)
+    p.add_argument(
+        "--data", metavar="NAME=DIR", action="append", default=[], help="a source's name in the recipe and its folder; repeatable"
+    )
+    p.add_argument("--tracer", choices=[*TRACERS, "all"], default="fdg", help="which studies of autoPET III and IV are taken")
+    p.add_argument(
+        "--splits", metavar="FILE", action="append", help="folds in nnU-Net's form; 'dealt': use no file, not even the data's own"
+    )
+    p.add_argument("--organ-maps", type=Path, help="folder of organ label maps for the phantoms' anatomy")
+    p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    args = p.parse_args(argv)
+    if args.workers < 1:
+        p.error(f"--workers {args.workers}: at least 1")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = parser(__doc__)
-    p.add_argument("--sts", type=Path, help="folder of STS_nnn/{PET,CT,GTV}.nii.gz")
-    p.add_argument("--organ-maps", type=Path, help="folder of organ label maps for the phantoms' anatomy")
-    p.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    args = p.parse_args(argv)
+    args = read_flags(argv)
     recipe, run = open_run(args)
     cases = run / "cases"
     cases.mkdir(parents=True, exist_ok=True)
+    data = read_data(args.data)
+    found, incomplete = gather(data, args.tracer)
+    for name in sorted({f.source for f in found} - {source.name for source in recipe.sources}):
+        log.warning("the recipe draws no samples from source %r (it has %s)", name, ", ".join(s.name for s in recipe.sources))
+    jobs = list_jobs(found, recipe)
+    if not jobs:
+        raise InputError("nothing to prepare: name studies with --data NAME=DIR or set phantoms in the recipe")
 
-    jobs: list[tuple[str, str, Path | int]] = []
-    if args.sts:
-        jobs += [("sts", folder.name, folder) for folder in sorted(args.sts.iterdir()) if (folder / "PET.nii.gz").is_file()]
-    jobs += [("phantom", f"phantom_{k:04d}", recipe.seed * 10_000 + k) for k in range(recipe.phantoms)]
-
-    rows, refused = [], []
-    work = partial(prepare_one, recipe=recipe, cases=cases, organ_maps=args.organ_maps)
-    with ProcessPoolExecutor(args.workers) as pool:
-        for name, answer in tqdm(pool.map(work, jobs), total=len(jobs), disable=not sys.stderr.isatty()):
-            (rows if isinstance(answer, dict) else refused).append(answer if isinstance(answer, dict) else (name, answer))
-
-    for name, reason in refused:
-        log.warning("refused %s: %s", name, reason)
+    work = partial(prepare_one, recipe=recipe, cases=cases, organ_maps=split_maps(args.organ_maps)[0])
+    rows, unusable = sift(jobs, prepare_all(jobs, work, args.workers))
+    refused = incomplete + [(job.source, job.name, reason) for job, reason in unusable]
+    note_refused(cases, refused)
     if not rows:
-        raise InputError("no case could be prepared: name --sts or set phantoms in the recipe")
-    # phantoms are drawn anew for every test: all of them train, and only patients are dealt into folds
-    folds = make_folds([row for row in rows if row["source"] != "phantom"], recipe.folds, recipe.seed)
+        raise InputError(
+            f"no case could be prepared, all {len(refused)} were refused (see {cases / REFUSED}); the first: {refused[0][2]}"
+        )
     for row in rows:
-        row["fold"] = folds.get(row["patient"])
-    (cases / INDEX).write_text(json.dumps({"cases": rows, "refused": refused}, indent=1))
-    log.info("%d cases prepared, %d refused, in %s", len(rows), len(refused), cases)
+        for line in row["warnings"]:
+            log.warning("%s: %s", row["name"], line)
+    assign_folds(rows, recipe.folds, recipe.seed, splits_files(args.splits, data))
+    write_index(cases, rows, refused, recipe.folds)
+    log.info("%s; %d refused; in %s", summary(rows), len(refused), cases)
     return 0
 
 

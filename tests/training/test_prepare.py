@@ -1,0 +1,216 @@
+"""prepare: good studies become cases, bad ones rows of a table, a second run keeps what is there."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from l2s.errors import InputError
+from training import prepare
+from training.cases import open_case, read_index, read_whole
+from training.recipe import load_recipe
+
+SHAPE = (16, 14, 12)
+SPACING = 10.0
+SMALL = Path(__file__).parents[2] / "training/recipes/small.toml"
+
+
+def write_study(folder: Path, seed: int, lesion: bool = True) -> Path:
+    """A block of tissue in air, as PET, CT on a grid of its own, and mask."""
+    rng = np.random.default_rng(seed)
+    body = np.zeros(SHAPE, bool)
+    body[2:-2, 2:-2, 2:-2] = True
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[4:8, 4:8, 4:8] = lesion
+    pet = np.where(body, rng.uniform(0.5, 1.5, SHAPE), 0.0).astype(np.float32) + 8.0 * truth.astype(np.float32)
+    ct = np.where(body, 40.0, -1000.0).astype(np.float32)
+    folder.mkdir(parents=True)
+    for name, array in (("PET", pet), ("CT", ct), ("GTV", truth)):
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((SPACING,) * 3)
+        sitk.WriteImage(sitk.Expand(image, (2, 1, 1)) if name == "CT" else image, str(folder / f"{name}.nii.gz"))
+    return folder
+
+
+def scaled(path: Path, gain: float, offset: float = 0.0) -> None:
+    """Overwrites an image with gain * image + offset."""
+    image = sitk.ReadImage(str(path))
+    sitk.WriteImage(image * gain + offset, str(path))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    """small.toml without phantoms, at the studies' spacing, in two folds."""
+    text = SMALL.read_text()
+    shared = load_recipe(SMALL)
+    for old, new in (
+        (f"phantoms = {shared.phantoms}", "phantoms = 0"),
+        (f"implants = {shared.implants}", "implants = 0"),
+        ("folds = 5", "folds = 2"),
+        ("spacing_mm_zyx = [4.0, 4.0, 4.0]", "spacing_mm_zyx = [10.0, 10.0, 10.0]"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(text)
+    return path
+
+
+def run(recipe: Path, folder: Path, *data: str, flags: tuple[str, ...] = ()) -> list[dict]:
+    """The index after a run on the data sets."""
+    sources = [part for value in data for part in ("--data", value)]
+    prepare.main(["--recipe", str(recipe), "--run-folder", str(folder), "--workers", "1", *sources, *flags])
+    return read_index(folder / "cases")
+
+
+def refused(folder: Path) -> dict[str, str]:
+    with (folder / "cases/refused.csv").open() as file:
+        return {row["name"]: row["reason"] for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory, recipe):
+    """(run folder, data folder, index) of good and bad studies."""
+    root = tmp_path_factory.mktemp("mixed")
+    data = root / "sts"
+    for k, name in enumerate(("good", "free", "twin_of_good", "bq_ml", "swapped", "nan", "cut", "no_mask", "good2")):
+        write_study(data / name, k, lesion=name != "free")
+    shutil.copytree(data / "good", data / "twin_of_good", dirs_exist_ok=True)
+    scaled(data / "bq_ml/PET.nii.gz", 5000.0)
+    (data / "swapped/PET.nii.gz").rename(data / "x.nii.gz")
+    (data / "swapped/CT.nii.gz").rename(data / "swapped/PET.nii.gz")
+    (data / "x.nii.gz").rename(data / "swapped/CT.nii.gz")
+    scaled(data / "nan/PET.nii.gz", float("nan"))
+    (data / "cut/CT.nii.gz").write_bytes((data / "cut/CT.nii.gz").read_bytes()[:200])
+    (data / "no_mask/GTV.nii.gz").unlink()
+    return root / "run", data, run(recipe, root / "run", f"sts={data}")
+
+
+def test_good_studies_become_cases_and_lesion_free_ones_are_cases_too(mixed):
+    folder, _, rows = mixed
+    assert [(r["name"], r["source"], r["patient"]) for r in rows] == [(n, "sts", n) for n in ("free", "good", "good2")]
+    by_name = {r["name"]: r for r in rows}
+    assert (by_name["good"]["lesion_ml"], by_name["free"]["lesion_ml"]) == (64.0, 0.0)
+    assert sorted(r["fold"] for r in rows)[0::2] == [0, 1]
+    case = read_whole(open_case(folder / "cases", by_name["good"]))
+    assert case.pet_suv[case.truth].mean() > 8
+    assert case.truth.sum() == 64
+
+
+def test_each_bad_study_is_refused_with_its_reason(mixed):
+    reasons = refused(mixed[0])
+    assert sorted(reasons) == ["bq_ml", "cut", "nan", "no_mask", "swapped", "twin_of_good"]
+    for name, word in (
+        ("bq_ml", "Bq/ml"),
+        ("swapped", "swapped"),
+        ("nan", "NaN"),
+        ("cut", "CT.nii.gz"),
+        ("no_mask", "no truth"),
+        ("twin_of_good", "same, voxel for voxel, as that of good;"),
+    ):
+        assert word in reasons[name], name
+
+
+def test_the_folds_are_written_in_nnunets_form(mixed):
+    folder, _, rows = mixed
+    folds = json.loads((folder / "cases/splits.json").read_text())
+    assert [fold["val"] for fold in folds] == [[r["name"] for r in rows if r["fold"] == k] for k in (0, 1)]
+
+
+def test_a_second_run_keeps_cases_and_remakes_those_whose_files_changed(recipe, tmp_path):
+    data = tmp_path / "sts"
+    for k, name in enumerate("ab"):
+        write_study(data / name, k)
+    run(recipe, tmp_path / "run", f"sts={data}")
+    files = [tmp_path / f"run/cases/{name}/pet_suv.b2nd" for name in "ab"]
+    before = [f.stat().st_ino for f in files]
+    scaled(data / "b/PET.nii.gz", 2.0)
+    os.utime(data / "b/PET.nii.gz", (1, 1))
+    rows = run(recipe, tmp_path / "run", f"sts={data}")
+    after = [f.stat().st_ino for f in files]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    assert read_whole(open_case(tmp_path / "run/cases", rows[1])).pet_suv.max() > 18
+
+
+def test_two_sets_may_use_the_same_names(recipe, tmp_path, caplog):
+    for k, name in enumerate(("one/case_001", "two/case_001", "two/case_002")):
+        write_study(tmp_path / name, k)
+    rows = run(recipe, tmp_path / "run", f"sts={tmp_path / 'one'}", f"other={tmp_path / 'two'}")
+    assert [(r["source"], r["name"]) for r in rows] == [
+        ("sts", "case_001"), ("other", "other-case_001"), ("other", "case_002")
+    ]  # fmt: skip
+    assert rows[0]["fold"] == rows[1]["fold"] != rows[2]["fold"]
+    assert "draws no samples from source 'other'" in caplog.text
+
+
+def test_splits_beside_the_data_decide_and_moved_cases_are_said(recipe, tmp_path, caplog):
+    data = tmp_path / "sts"
+    for k, name in enumerate("abc"):
+        write_study(data / name, k)
+    dealt = {r["name"]: r["fold"] for r in run(recipe, tmp_path / "run", f"sts={data}")}
+    swapped = [sorted(n for n in dealt if dealt[n] != k) for k in (0, 1)]
+    (data / "splits_final.json").write_text(json.dumps([{"train": swapped[1 - k], "val": swapped[k]} for k in (0, 1)]))
+    rows = run(recipe, tmp_path / "run", f"sts={data}")
+    assert {r["name"]: r["fold"] for r in rows} == {n: 1 - fold for n, fold in dealt.items()}
+    assert "3 cases changed their fold, such as a" in caplog.text
+    rows = run(recipe, tmp_path / "run", f"sts={data}", flags=("--splits", "dealt"))
+    assert {r["name"]: r["fold"] for r in rows} == dealt
+
+
+def die(_job) -> None:
+    os._exit(9)
+
+
+def fail(_job) -> None:
+    raise OSError("no space left")
+
+
+def test_a_killed_worker_is_said_and_a_full_disk_is_no_refusal():
+    with pytest.raises(InputError, match="a worker process died with 0 of 3 cases done.*--workers than 1"):
+        prepare.prepare_all([1, 2, 3], die, 1)
+    with pytest.raises(OSError, match="no space left"):
+        prepare.prepare_all([1, 2, 3], fail, 1)
+
+
+def test_whatever_a_reader_raises_refuses_one_study(recipe, tmp_path, monkeypatch):
+    write_study(tmp_path / "sts/a", 1)
+    found, _ = prepare.gather([("sts", tmp_path / "sts")], "fdg")
+
+    def broken(_found):
+        raise ZeroDivisionError("slope")
+
+    monkeypatch.setattr(prepare, "load_study", broken)
+    (job,) = prepare.list_jobs(found, load_recipe(recipe))
+    answer = prepare.prepare_one(job, load_recipe(recipe), tmp_path, [])
+    assert answer.startswith("reading failed with ZeroDivisionError: slope")
+
+
+def test_bad_flags_and_empty_runs_are_one_line(recipe, tmp_path):
+    for value, word in (("sts", "NAME=DIR"), ("phantom=x", "'phantom' is taken"), ("a=", "NAME=DIR")):
+        with pytest.raises(InputError, match=word):
+            prepare.read_data([value])
+    with pytest.raises(InputError, match="'a' is taken"):
+        prepare.read_data(["a=x", "a=y"])
+    with pytest.raises(InputError, match="nothing to prepare"):
+        run(recipe, tmp_path / "run")
+    write_study(tmp_path / "sts/a", 1)
+    (tmp_path / "sts/a/PET.nii.gz").write_bytes(b"broken")
+    with pytest.raises(InputError, match="all 1 were refused .*; the first: .*PET.nii.gz"):
+        run(recipe, tmp_path / "run", f"sts={tmp_path / 'sts'}")
+
+
+def test_the_summary_counts_what_there_is():
+    rows = [
+        {"name": n, "source": s, "patient": p, "lesion_ml": ml, "bytes": 5e8, "warnings": []}
+        for n, s, p, ml in (("a", "x", "p", 0.0), ("b", "x", "p", 1.0), ("c", "x", "q", 3.0), ("d", "phantom", "d", 5.0))
+    ]
+    text = prepare.summary(rows)
+    assert text == (
+        "4 cases (1 phantom, 3 x), 2 patients, 1 lesion-free, lesion ml quartiles 2 / 3 / 4, 2 GB on disk, 0 with warnings"
+    )
