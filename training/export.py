@@ -22,8 +22,7 @@ from l2s import weights
 from l2s.errors import InputError
 from training.cases import read_index
 from training.loop import trained_state
-from training.run import exit_with, held_out_rows, open_run, parser
-from training.train_localizer import fold_name
+from training.run import exit_with, fold_name, held_out_rows, open_run, parser
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def sixteen_bit(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def export_network(run: Path, fold: int | None, stage: str, out: Path) -> weights.WeightsFile:
-    """One network's checkpoint -> out/STAGE_FOLD.safetensors."""
+    """One network's checkpoint -> out/STAGE_FOLD.safetensors; stage is its folder in the run."""
     path = run / fold_name(fold) / stage / "last.pt"
     if not path.is_file():
         raise InputError(f"no {path}: train {stage} of {fold_name(fold)} first")
@@ -61,7 +60,7 @@ def stage_provenance(folder: Path) -> dict:
     """
     last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
     recipes = json.loads((folder / "recipes.json").read_text())
-    epochs = recipes[-1]["recipe"][folder.name]["schedule"]["epochs"]
+    epochs = recipes[-1]["recipe"][folder.name.removesuffix("_plain")]["schedule"]["epochs"]
     if last["epoch"] < epochs:
         raise InputError(f"{folder} has trained {last['epoch']} of {epochs} epochs: let it end, then export")
     return {**last, "recipes": recipes}
@@ -75,7 +74,7 @@ def code_version() -> str:
     return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip() or "unknown"
 
 
-def provenance(run: Path, folds: list[int | None]) -> dict:
+def provenance(run: Path, folds: list[int | None], segmenter: str) -> dict:
     """Where the weights come from, for people: data, recipe, code, figures of the last epoch."""
     rows = read_index(run / "cases")
     return {
@@ -87,7 +86,7 @@ def provenance(run: Path, folds: list[int | None]) -> dict:
                 "trained_on": dict(Counter(r["source"] for r in held_out_rows(rows, fold)[0])),
                 "held_out_patients": [r["patient"] for r in held_out_rows(rows, fold)[1]],
                 "localizer": stage_provenance(run / fold_name(fold) / "localizer"),
-                "segmenter": stage_provenance(run / fold_name(fold) / "segmenter"),
+                "segmenter": stage_provenance(run / fold_name(fold) / segmenter),
             }
             for fold in folds
         },
@@ -100,12 +99,14 @@ def main(argv: list[str] | None = None) -> int:
         "--fold", type=int, action="append", help="a fold to export; repeat it for an ensemble; without it the run on all cases"
     )
     p.add_argument("--out", type=Path, required=True, help="the weights folder")
+    p.add_argument("--plain", action="store_true", help="stage 2 as trained without cue weights: the table's 3D U-Net")
     p.add_argument("--name", help="the weights' name (default: the recipe's)")
     args = p.parse_args(argv)
     recipe, run = open_run(args)
-    folds = args.fold or [None]
+    folds = [None] if args.fold is None else args.fold
     args.out.mkdir(parents=True, exist_ok=True)
-    training = provenance(run, folds)
+    segmenter = "segmenter_plain" if args.plain else "segmenter"
+    training = provenance(run, folds, segmenter)
     manifest = weights.Manifest(
         format=weights.FORMAT,
         name=args.name or recipe.name,
@@ -118,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         segmenter=weights.SegmenterPart(
             recipe.segmenter.network,
             recipe.segmenter.windows,
-            tuple(export_network(run, f, "segmenter", args.out) for f in folds),
+            tuple(export_network(run, f, segmenter, args.out) for f in folds),
         ),
         training=training,
     )

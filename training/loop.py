@@ -7,21 +7,39 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.tensorboard import SummaryWriter
 
+from l2s.engine import Plan
+from l2s.errors import InputError
+from training.loader import batches
+from training.pictures import show
+from training.processes import Process, gathered, shared
 from training.recipe import Schedule
 from training.sampling import Batch
 
 log = logging.getLogger(__name__)
 
 
-class DivergedError(RuntimeError):
-    """The loss is no longer a number."""
+@dataclass(frozen=True)
+class Machine:
+    """What a run uses.
+
+    Attributes:
+        plan: device and precision; on a GPU below fp32 the mixed precision of torch.autocast.
+        process: which of several processes this is.
+        workers: processes that make batches ahead.
+    """
+
+    plan: Plan
+    process: Process = Process()
+    workers: int = 0
 
 
 def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
@@ -56,98 +74,145 @@ def trained_state(checkpoint: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in averaged.items() if name != "n_averaged"}
 
 
+def freeze_norms(network: nn.Module) -> None:
+    """Batch norms use the statistics they have and no longer update them."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def to_device(batch: Batch, device: str) -> Batch:
+    """The batch on the device, its image channels-last."""
+    layout = torch.channels_last if batch.image.ndim == 4 else torch.channels_last_3d
+    image = batch.image.to(device, memory_format=layout, non_blocking=True)
+    truth, cue = (None if t is None else t.to(device, non_blocking=True) for t in (batch.truth, batch.cue))
+    return Batch(image, truth, cue)
+
+
+def resume(checkpoint: Path, parts: dict, device: str) -> int:
+    """Loads a checkpoint's state into each part; returns the step to go on from, 0 without a checkpoint."""
+    if not checkpoint.is_file():
+        return 0
+    state = torch.load(checkpoint, map_location=device, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    log.info("resumed %s at step %d", checkpoint.parent.name, state["step"])
+    return state["step"]
+
+
 def train(
     network: nn.Module,
     schedule: Schedule,
     make_batch: Callable[[int], Batch],
     loss_of: Callable[[Tensor, Batch], Tensor],
     folder: Path,
-    device: str,
-    validate: Callable[[nn.Module], dict] | None = None,
+    machine: Machine,
+    validate: Callable[[nn.Module], list[float]] | None = None,
     validate_every: int = 5,
 ) -> nn.Module:
-    """Trains the network and leaves folder/last.pt and folder/log.jsonl; returns the moving average of its weights in eval mode.
+    """Trains the network; leaves last.pt, log.jsonl and TensorBoard's events in the folder.
 
     Args:
         network: on any device.
         schedule: length, rate, optimizer.
-        make_batch: step -> batch; a batch must depend on the step alone, which makes a resumed run exact.
+        make_batch: step -> this process's part of the batch; it must depend on the step alone, which makes a resumed run exact.
         loss_of: (logits, batch) -> scalar.
         folder: the run's folder; an existing last.pt is continued.
-        device: torch's name.
-        validate: network in eval mode -> figures, called every validate_every epochs and at the end.
+        machine: device, precision, processes.
+        validate: network in eval mode -> Dice of this process's part of the held-out cases, asked every validate_every epochs and
+            at the end.
+
+    Returns:
+        The moving average of the weights, in eval mode.
 
     Raises:
-        DivergedError: the loss is NaN or infinite; the last checkpoint stays.
+        InputError: the loss is NaN or infinite (the last checkpoint stays), or the batch cannot be shared among the processes.
     """
+    process, device = machine.process, machine.plan.device
+    if schedule.batch % process.world:
+        raise InputError(
+            f"a batch of {schedule.batch} cannot be shared by {process.world} processes: make it a multiple in the recipe"
+        )
+    # bit-equal runs on the CPU; new memory need not be filled for it, no operation here reads what it has not written
+    torch.use_deterministic_algorithms(device == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False
     folder.mkdir(parents=True, exist_ok=True)
-    network.to(device)
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(schedule.average), use_buffers=True)
-    optimizer = make_optimizer(network, schedule)
+    network = shared(network.to(device), process, device)
+    bare = network.module if process.world > 1 else network
+    averaged = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(schedule.average), use_buffers=True)
+    optimizer = make_optimizer(bare, schedule)
+    kind = torch.device(device).type
+    scaler = torch.amp.GradScaler(kind, enabled=machine.plan.precision == "fp16")
     total = schedule.epochs * schedule.steps_per_epoch
-    step = 0
 
     # resume
     checkpoint = folder / "last.pt"
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        network.load_state_dict(state["network"])
-        averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-        log.info("resumed %s at step %d of %d", folder.name, step, total)
+    parts = {"network": bare, "averaged": averaged, "optimizer": optimizer, "scaler": scaler}
+    step = resume(checkpoint, parts, device)
+    board = SummaryWriter(str(folder / "tensorboard"), purge_step=step) if process.rank == 0 and step < total else None
 
-    # the next batch is cut while the network works on this one
-    with ThreadPoolExecutor(1) as ahead:
-        upcoming = ahead.submit(make_batch, step) if step < total else None
-        started, losses, waited = time.perf_counter(), [], 0.0
-        network.train()
-        while step < total:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(schedule, step)
+    network.train()
+    if schedule.freeze_norms:
+        freeze_norms(network)
+    started, losses, waited = time.perf_counter(), [], 0.0
+    wait_from = started
+    for batch in batches(make_batch, step, total, machine.workers) if step < total else ():
+        waited += time.perf_counter() - wait_from
 
-            wait_from = time.perf_counter()
-            batch = upcoming.result()
-            waited += time.perf_counter() - wait_from
-            upcoming = ahead.submit(make_batch, step + 1) if step + 1 < total else None
-
-            layout = torch.channels_last if batch.image.ndim == 4 else torch.channels_last_3d
-            image = batch.image.to(device, memory_format=layout)
-            loss = loss_of(
-                network(image), Batch(image, batch.truth.to(device), None if batch.cue is None else batch.cue.to(device))
+        # one step: forward, backward, clip, update, average
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(schedule, step)
+        batch = to_device(batch, device)
+        with torch.autocast(kind, machine.plan.dtype, enabled=machine.plan.precision != "fp32"):
+            logits = network(batch.image)
+        loss = loss_of(logits, batch)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(bare.parameters(), schedule.clip_norm)
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise InputError(
+                f"{folder.name}: the loss is {losses[-1]} at step {step}; lower learning_rate in the recipe and go on from {checkpoint}"
             )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), schedule.clip_norm)
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise DivergedError(
-                    f"{folder.name}: loss {losses[-1]} at step {step}; lower learning_rate and resume from {checkpoint}"
-                )
-            optimizer.step()
-            averaged.update_parameters(network)
-            step += 1
+        scaler.step(optimizer)
+        scaler.update()
+        averaged.update_parameters(bare)
+        step += 1
+        wait_from = time.perf_counter()
+        if step % schedule.steps_per_epoch:
+            continue
 
-            if step % schedule.steps_per_epoch:
-                continue
-
-            # an epoch ends: validate, checkpoint, log
-            epoch = step // schedule.steps_per_epoch
-            seconds = time.perf_counter() - started
-            row = {
-                "epoch": epoch,
-                "step": step,
-                "loss": round(sum(losses) / len(losses), 4),
-                "rate": optimizer.param_groups[0]["lr"],
-                "seconds": round(seconds, 1),
-                "waited_for_data": round(waited / seconds, 3),
-            }
-            if validate and (epoch % validate_every == 0 or step == total):
-                row |= validate(averaged.module.eval())
-            state = {"network": network.state_dict(), "averaged": averaged.state_dict(), "optimizer": optimizer.state_dict()}
-            save(checkpoint, state | {"step": step})
+        # an epoch ends: validate, checkpoint, log
+        epoch = step // schedule.steps_per_epoch
+        seconds = time.perf_counter() - started
+        means = gathered([sum(losses) / len(losses)], process)
+        row = {
+            "epoch": epoch,
+            "step": step,
+            "loss": round(sum(means) / len(means), 4),
+            "rate": optimizer.param_groups[0]["lr"],
+            "seconds": round(seconds, 1),
+            "waited_for_data": round(waited / seconds, 3),
+        }
+        if validate and (epoch % validate_every == 0 or step == total):
+            scores = [s for s in gathered(validate(averaged.module.eval()), process) if not math.isnan(s)]
+            row |= {"held_out_dice": round(sum(scores) / len(scores), 4)} if scores else {}
+        if process.rank == 0:
+            save(checkpoint, {name: part.state_dict() for name, part in parts.items()} | {"step": step})
             with (folder / "log.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
+            note(board, row, show(batch, logits))
             log.info("%s %s", folder.name, row)
-            started, losses, waited = time.perf_counter(), [], 0.0
+        started, losses, waited = time.perf_counter(), [], 0.0
+        wait_from = started
+    if board:
+        board.close()
     return averaged.module.eval()
+
+
+def note(board: SummaryWriter, row: dict, picture: np.ndarray) -> None:
+    """An epoch's figures and the last batch's picture for TensorBoard."""
+    for name in row.keys() - {"epoch", "step"}:
+        board.add_scalar(name, row[name], row["step"])
+    board.add_image("input, truth, probability", picture[None], row["step"])

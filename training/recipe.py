@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from l2s.errors import InputError
@@ -19,13 +20,16 @@ class Schedule:
     """How long and how fast a network learns.
 
     Attributes:
-        epochs, steps_per_epoch: length; the learning rate falls per epoch by (1 - n/epochs)^poly_power.
-        batch: samples a step.
+        epochs, steps_per_epoch: length; the learning rate falls per epoch by (1 - n/epochs)^poly_power. steps_per_epoch 0: once
+            through the data, which the paper does not define: in stage 1 every lesion plane, and the lesion-free ones that
+            lesion_share adds; in stage 2 one patch a case.
+        batch: samples a step, of all processes together.
         optimizer: 'sgd' (Nesterov momentum) or 'adamw'.
         learning_rate, momentum, weight_decay, poly_power: the optimizer's numbers.
         warmup_steps: steps over which the rate rises linearly from zero.
         clip_norm: the gradient's largest norm.
         average: decay a step of the weights' moving average, which is what is validated and exported; 0: none.
+        freeze_norms: batch norms keep the statistics they start with (fine-tuning by small batches).
     """
 
     epochs: int
@@ -39,6 +43,7 @@ class Schedule:
     warmup_steps: int
     clip_norm: float
     average: float
+    freeze_norms: bool
 
 
 @dataclass(frozen=True)
@@ -51,21 +56,40 @@ class Source:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What a drawn transform may do.
+    """What is drawn for a sample; chances are a sample's, ranges are uniform.
 
     Attributes:
-        rotation_deg: rotations are uniform in +-rotation_deg about each axis (2D: in plane).
-        zoom: sizes are scaled by 1 +- zoom.
-        flip: chance of a left-right flip.
-        intensity: PET is scaled by 1 +- intensity (gain errors of SUV: dose, weight, calibration).
-        noise: standard deviation of noise added to the scaled input.
+        gain: PET is scaled by 1 +- gain before anything else: SUV's own errors of dose, weight and calibration.
+        mirror: the patient's axes that may flip, each in half of the samples: 'x' (left-right), 'y', 'z'; those a plane lacks are skipped.
+        rotation_chance, rotation_deg: a turn by up to +- that angle about each axis (in plane for stage 1).
+        zoom_chance, zoom: the sample shows between zoom[0] and zoom[1] times its own extent.
+        noise_chance, noise_variance: Gaussian noise on the scaled input, of a variance up to that.
+        blur_chance, blur_sigma: Gaussian blur, in voxels, of each channel in half of these samples.
+        brightness_chance, brightness: the scaled input is multiplied.
+        contrast_chance, contrast: its deviation from its mean is multiplied.
+        low_resolution_chance, low_resolution: it is shrunk to that share and brought back.
+        gamma_chance, gamma_inverted_chance, gamma: a power of its range, or of its negative's.
     """
 
+    gain: float
+    mirror: tuple[str, ...]
+    rotation_chance: float
     rotation_deg: float
-    zoom: float
-    flip: float
-    intensity: float
-    noise: float
+    zoom_chance: float
+    zoom: tuple[float, float]
+    noise_chance: float
+    noise_variance: float
+    blur_chance: float
+    blur_sigma: tuple[float, float]
+    brightness_chance: float
+    brightness: tuple[float, float]
+    contrast_chance: float
+    contrast: tuple[float, float]
+    low_resolution_chance: float
+    low_resolution: tuple[float, float]
+    gamma_chance: float
+    gamma_inverted_chance: float
+    gamma: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -107,31 +131,45 @@ class Recipe:
 
     Attributes:
         name: of the weights made.
+        start: the recipe, in the same folder, whose weights both stages start from; '': at random.
         seed: of everything drawn.
         spacing_mm_zyx: the working spacing.
         folds: parts of the split by patient.
         cues: 'out-of-fold' or 'in-fold'.
         fusion: the weights' default policy.
         phantoms: synthetic cases that join the training.
-        phantom_shape_zyx: their field of view at the working spacing.
+        implants: further ones, this many a patient, that carry the patient's tumour, turned and mostly shrunk to 0.3 to 10 ml.
+        phantom_shape_zyx: the phantoms' field of view at the working spacing.
         sources: what the samples are drawn from.
     """
 
     name: str
+    start: str
     seed: int
     spacing_mm_zyx: tuple[float, float, float]
     folds: int
     cues: str
     fusion: str
     phantoms: int
+    implants: int
     phantom_shape_zyx: tuple[int, int, int]
     sources: tuple[Source, ...]
     localizer: LocalizerRecipe
     segmenter: SegmenterRecipe
 
 
-def load_recipe(path: Path) -> Recipe:
+def whole_epochs(schedule: Schedule, samples: float) -> Schedule:
+    """The schedule with steps_per_epoch 0 replaced by what it takes to show that many samples once."""
+    steps = schedule.steps_per_epoch or max(1, round(samples / schedule.batch))
+    return replace(schedule, steps_per_epoch=steps)
+
+
+def load_recipe(path: Path, changes: list[str] | None = None) -> Recipe:
     """The recipe of a TOML file.
+
+    Args:
+        path: the file.
+        changes: 'a.b.c=value' each, value in TOML: fields to be other than in the file, for experiments.
 
     Raises:
         InputError: no such file, no TOML, or a field missing, unknown or mistyped.
@@ -143,4 +181,31 @@ def load_recipe(path: Path) -> Recipe:
         value = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is no TOML: {error}") from None
+    for change in changes or []:
+        _change(value, change)
     return build(Recipe, value, str(path))
+
+
+def _change(value: dict, change: str) -> None:
+    """Sets the field that a --set names."""
+    names, equals, text = change.partition("=")
+    *folders, last = names.strip().split(".")
+    for name in folders:
+        value = value.get(name) if isinstance(value, dict) else None
+    if not equals or not isinstance(value, dict) or last not in value:
+        raise InputError(f"--set {change}: give it as a.b.c=VALUE, a.b.c being a field of the recipe")
+    try:
+        value[last] = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        raise InputError(f"--set {change}: {text!r} is no TOML value; a text needs its quotes") from None
+
+
+def main(argv: list[str]) -> int:
+    """python -m training.recipe RECIPE.toml FIELD: prints a field, for reproduce.sh."""
+    path, field = argv
+    print(getattr(load_recipe(Path(path)), field))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

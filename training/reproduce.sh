@@ -1,24 +1,98 @@
 #!/usr/bin/env bash
-# The whole training in order; stopped at any point, it goes on where it was when called again.
-#   training/reproduce.sh [RECIPE.toml] [FOLD] [WEIGHTS_FOLDER]
-# STS and ORGAN_MAPS name the data folders; each may be absent.
+# The paper's experiment in order: data -> folds -> stage 1 -> cues -> stage 2 with and without cue weights -> table -> weights.
+#   training/reproduce.sh [--smoke] [RECIPE.toml] [WEIGHTS_FOLDER]
+# Stopped at any point, it goes on where it was when called again. --smoke: tiny networks on phantoms, minutes, needs no data.
+#   DATA        training data as NAME=FOLDER ..., each layout that prepare knows (default: sts=../shared/data/sts where it is)
+#   ORGAN_MAPS  organ label maps for the phantoms (default: ../shared/data/organ_maps where they are)
+#   PHANTOMS    fresh phantoms that each fold is scored on beside its patients (default: 2)
+#   LAUNCH      how a network's training is started, e.g. "torchrun --nproc-per-node 8 -m" (default: one process)
+#   FLAGS       further flags of the trainings, e.g. "--precision bf16 --workers 8"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+smoke=
+if [ "${1:-}" = --smoke ]; then
+  smoke=yes
+  shift
+fi
 recipe=${1:-training/recipes/small.toml}
-fold=${2:-0}
-out=${3:-weights}
-sts=${STS:-../shared/data/sts}
-organ_maps=${ORGAN_MAPS:-../shared/data/organ_maps}
+out=${2:-}
 python=${PYTHON:-.venv/bin/python}
+runs=${L2S_RUNS:-$HOME/.cache/l2s/runs}
+read -r -a launch <<< "${LAUNCH:-$python -m}"
+read -r -a flags <<< "${FLAGS:-}"
 
-sources=()
-[ -d "$sts" ] && sources+=(--sts "$sts")
-[ -d "$organ_maps" ] && sources+=(--organ-maps "$organ_maps")
+if [ -n "$smoke" ]; then
+  recipe=training/recipes/smoke.toml
+  out=${out:-output/smoke/weights}
+  # six phantoms play the patients
+  [ -d output/smoke/data ] || "$python" -m l2s.cli phantom output/smoke/data --cases 6 --seed 900 --shape 60 40 48 --spacing-mm 10 10 10
+  DATA="sts=output/smoke/data"
+  ORGAN_MAPS=
+else
+  [ -d ../shared/data/sts ] && DATA=${DATA:-sts=../shared/data/sts}
+  [ -d ../shared/data/organ_maps ] && ORGAN_MAPS=${ORGAN_MAPS-../shared/data/organ_maps}
+fi
 
-"$python" -m training.prepare --recipe "$recipe" "${sources[@]}"
-"$python" -m training.train_localizer --recipe "$recipe" --fold "$fold"
-"$python" -m training.make_cues --recipe "$recipe" --fold "$fold"
-"$python" -m training.train_segmenter --recipe "$recipe" --fold "$fold"
-"$python" -m training.export --recipe "$recipe" --fold "$fold" --out "$out"
-"$python" -m training.evaluate --weights "$out" "${sources[@]}" --phantoms 20 --windows tiles gaussian --out output/evaluation
+data=()
+for entry in ${DATA:-}; do data+=(--data "$entry"); done
+maps=()
+[ -n "${ORGAN_MAPS:-}" ] && maps=(--organ-maps "$ORGAN_MAPS")
+
+field() { "$python" -m training.recipe "$1" "$2"; }
+
+# trains both stages of a recipe on all its cases, for others to start from
+start_weights() {
+  local weights
+  weights=$runs/$(field "$1" name)/weights
+  if [ ! -f "$weights/manifest.json" ]; then
+    "$python" -m training.prepare --recipe "$1" "${maps[@]}"
+    "${launch[@]}" training.train_localizer --recipe "$1" "${flags[@]}"
+    "${launch[@]}" training.train_segmenter --recipe "$1" "${flags[@]}"
+    "$python" -m training.export --recipe "$1" --out "$weights"
+  fi
+}
+
+run=$runs/$(field "$recipe" name)
+folds=$(seq 0 $(($(field "$recipe" folds) - 1)))
+init=()
+start=$(field "$recipe" start)
+if [ -n "$start" ]; then
+  start_weights "$(dirname "$recipe")/$start"
+  init=(--init "$runs/$(field "$(dirname "$recipe")/$start" name)/weights")
+fi
+
+"$python" -m training.prepare --recipe "$recipe" "${data[@]}" "${maps[@]}"
+
+for fold in $folds; do
+  "${launch[@]}" training.train_localizer --recipe "$recipe" --fold "$fold" "${init[@]}" "${flags[@]}"
+done
+[ -n "$out" ] && "${launch[@]}" training.train_localizer --recipe "$recipe" "${init[@]}" "${flags[@]}"
+
+if [ "$(field "$recipe" cues)" = out-of-fold ]; then
+  "$python" -m training.make_cues --recipe "$recipe"
+else
+  for fold in $folds; do "$python" -m training.make_cues --recipe "$recipe" --fold "$fold"; done
+  [ -n "$out" ] && "$python" -m training.make_cues --recipe "$recipe"
+fi
+
+weights=()
+plain=()
+for fold in $folds; do
+  "${launch[@]}" training.train_segmenter --recipe "$recipe" --fold "$fold" "${init[@]}" "${flags[@]}"
+  "${launch[@]}" training.train_segmenter --recipe "$recipe" --fold "$fold" --plain "${init[@]}" "${flags[@]}"
+  "$python" -m training.export --recipe "$recipe" --fold "$fold" --out "$run/fold_$fold/weights"
+  "$python" -m training.export --recipe "$recipe" --fold "$fold" --plain --out "$run/fold_$fold/weights_plain"
+  weights+=("$run/fold_$fold/weights")
+  plain+=("$run/fold_$fold/weights_plain")
+done
+
+"$python" -m training.evaluate --weights "${weights[@]}" --plain "${plain[@]}" "${data[@]}" "${maps[@]}" \
+  --phantoms "${PHANTOMS:-2}" --out "$run/evaluation"
+
+if [ -n "$out" ]; then
+  "${launch[@]}" training.train_segmenter --recipe "$recipe" "${init[@]}" "${flags[@]}"
+  "$python" -m training.export --recipe "$recipe" --out "$out"
+fi
+echo "table: $run/evaluation/table.md"
+[ -z "$out" ] || echo "weights: $out"

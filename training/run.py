@@ -13,6 +13,7 @@ from pathlib import Path
 
 from l2s.errors import InputError
 from training.recipe import Recipe, load_recipe
+from training.splits import SYNTHETIC
 
 log = logging.getLogger(__name__)
 
@@ -21,21 +22,40 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     """The flags that each command takes."""
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     p.add_argument("--recipe", type=Path, required=True, help="a TOML file, see training/recipes/")
-    p.add_argument("--run", type=Path, help="the run's folder (default: $L2S_RUNS or ~/.cache/l2s/runs, and the recipe's name)")
+    p.add_argument(
+        "--set", action="append", metavar="a.b=VALUE", help="a field of the recipe to be other than in the file; repeatable"
+    )
+    p.add_argument(
+        "--run-folder", type=Path, help="the run's folder (default: $L2S_RUNS or ~/.cache/l2s/runs, and the recipe's name)"
+    )
+    return p
+
+
+def training_parser(doc: str | None) -> argparse.ArgumentParser:
+    """The flags of the commands that train a network."""
+    p = parser(doc)
+    p.add_argument("--fold", type=int, help="the fold to hold out; without it all cases train")
+    p.add_argument("--init", type=Path, help="a weights folder to start from (fine-tuning)")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; under torchrun each process takes its own GPU")
+    p.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16: below fp32 torch's automatic mixed precision")
+    p.add_argument(
+        "--workers", type=int, default=min(8, len(os.sched_getaffinity(0)) - 1), help="processes that make batches ahead"
+    )
     return p
 
 
 def open_run(args: argparse.Namespace) -> tuple[Recipe, Path]:
     """The recipe and the run's folder."""
-    recipe = load_recipe(args.recipe)
+    recipe = load_recipe(args.recipe, args.set)
     root = Path(os.environ.get("L2S_RUNS") or Path.home() / ".cache/l2s/runs")
-    return recipe, args.run or root / recipe.name
+    return recipe, args.run_folder or root / recipe.name
 
 
-def note_recipe(folder: Path, recipe: Recipe) -> list[dict]:
+def note_recipe(folder: Path, recipe: Recipe, start: dict | None = None) -> list[dict]:
     """Adds the recipe to folder/recipes.json if it differs from the last one there, and returns all of them.
 
-    A run that is continued by another recipe is no run of that recipe: the exported manifest carries every one it had.
+    start names the weights that the run started from. A run that is continued by another recipe is no run of that recipe: the
+    exported manifest carries every one it had.
     """
     path = folder / "recipes.json"
     notes = json.loads(path.read_text()) if path.is_file() else []
@@ -44,15 +64,28 @@ def note_recipe(folder: Path, recipe: Recipe) -> list[dict]:
     if not notes or notes[-1]["recipe"] != now:
         if notes:
             log.warning("%s is continued by another recipe from step %d on", folder, json.loads(rows[-1])["step"] if rows else 0)
-        notes.append({"from_step": json.loads(rows[-1])["step"] if rows else 0, "recipe": now})
+        notes.append({"from_step": json.loads(rows[-1])["step"] if rows else 0, "start": start, "recipe": now})
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(notes, indent=1))
     return notes
 
 
 def held_out_rows(rows: list[dict], fold: int | None) -> tuple[list[dict], list[dict]]:
-    """(training rows, held-out rows) of a fold; fold None trains on all."""
-    return [r for r in rows if fold is None or r["fold"] != fold], [r for r in rows if fold is not None and r["fold"] == fold]
+    """(training rows, held-out patients' rows) of a fold; fold None trains on all.
+
+    A fold holds phantoms back too, so that their cues may be out of fold, but its figures are of patients alone.
+    """
+    training = [r for r in rows if fold is None or r["fold"] != fold]
+    return training, [r for r in rows if fold is not None and r["fold"] == fold and r["source"] not in SYNTHETIC]
+
+
+def fold_name(fold: int | None) -> str:
+    return "all" if fold is None else f"fold_{fold}"
+
+
+def cue_folder(run: Path, recipe: Recipe, fold: int | None) -> Path:
+    """Where the cues lie with which a fold's stage 2 trains: out-of-fold cues serve all folds."""
+    return run / "cues" if recipe.cues == "out-of-fold" else run / fold_name(fold) / "cues"
 
 
 def exit_with(main: Callable[[], int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from l2s.errors import InputError
 from l2s.localize import planes
 from l2s.segment import windows
 from l2s.working import AIR_HU
-from training.augment import add_noise, draw, read_margin, warp
+from training.augment import drawn_from, geometry, intensities, read_shape
 from training.cases import Case
 from training.recipe import LocalizerRecipe, SegmenterRecipe, Source
 
@@ -81,68 +81,87 @@ def read_block(array: np.ndarray, centre, size, fill: float = 0.0) -> np.ndarray
     return out
 
 
+def sample_rng(seed: int, stage: int, step: int, sample: int) -> np.random.Generator:
+    """The generator of one sample: whichever process makes it, and however many share a batch, it is the same sample."""
+    return np.random.default_rng([seed, stage, step, sample])
+
+
 class PlaneSampler:
-    """Stage 1's batches: planes with their neighbours, cropped, turned, flipped."""
+    """Stage 1's batches: planes with their neighbours, cropped, turned, mirrored."""
 
     def __init__(self, cases: list[Case], recipe: LocalizerRecipe, sources: tuple[Source, ...], seed: int):
         self.recipe, self.seed = recipe, seed
-        # left and right lie along the last axis of a coronal or axial plane; a sagittal one has neither
-        self.augment = replace(recipe.augment, flip=0.0) if recipe.planes.plane == "sagittal" else recipe.augment
         self.pick = Picker(cases, sources, recipe.lesion_share, recipe.hot_share)
-        margin = read_margin(recipe.augment, 2)
-        self.read = tuple(int(np.ceil(n * margin)) for n in recipe.crop)
+        self.axis = planes.PLANE_AXIS[recipe.planes.plane]
+        axes = "zyx"[: self.axis] + "zyx"[self.axis + 1 :]
+        self.geometry, self.intensities = geometry(recipe.augment, recipe.crop, axes), intensities(recipe.augment)
+        self.read = list(read_shape(recipe.augment, recipe.crop))
+        self.read.insert(self.axis, 2 * recipe.network.neighbours + 1)
+        self.crop = list(recipe.crop)
+        self.crop.insert(self.axis, 1)
 
-    def one(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        recipe = self.recipe
+    def one(self, step: int, sample: int) -> tuple[Tensor, Tensor]:
+        """(channels, rows, columns) scaled planes and (1, rows, columns) truth."""
+        recipe, axis, n = self.recipe, self.axis, self.recipe.network.neighbours
+        rng = sample_rng(self.seed, 1, step, sample)
         case, voxel = self.pick(rng)
-        pet, truth = (planes.stack_planes(a, recipe.planes) for a in (case.pet_suv, case.truth))
-        see = [None, None]
-        index = int(rng.integers(len(pet)))
-        if voxel:
-            see = list(voxel)
-            index = see.pop(planes.PLANE_AXIS[recipe.planes.plane])
-        centre = [draw_centre(rng, n, c, s) for n, c, s in zip(pet.shape[1:], recipe.crop, see)]
-        drawn = draw(rng, self.augment, 2)
-        block = read_block(planes.take_planes(pet, [index], recipe.network.neighbours)[0], centre, self.read)
-        label = read_block(truth[index], centre, self.read)[None]
-        image = warp(torch.from_numpy(block) * drawn.gain, drawn, recipe.crop)
-        image = torch.from_numpy(planes.scale(image.numpy(), recipe.planes))
-        return add_noise(image, drawn), (warp(torch.from_numpy(label), drawn, recipe.crop) > 0.5).float()
-
-    def batch(self, step: int) -> Batch:
-        rng = np.random.default_rng([self.seed, 1, step])
-        samples = [self.one(rng) for _ in range(self.recipe.schedule.batch)]
-        return Batch(torch.stack([s[0] for s in samples]), torch.stack([s[1] for s in samples]), None)
+        shape = case.truth.shape
+        centre = [draw_centre(rng, length, c, s) for length, c, s in zip(shape, self.crop, voxel or (None, None, None))]
+        gain = rng.uniform(1 - recipe.augment.gain, 1 + recipe.augment.gain)
+        block = read_block(case.pet_suv, centre, self.read)
+        # beyond the first and the last plane the edge plane is repeated, as at inference
+        wanted = np.clip(np.arange(-n, n + 1) + centre[axis], 0, shape[axis] - 1) - (centre[axis] - n)
+        block = np.moveaxis(block.take(wanted, axis), axis, 0)
+        truth = read_block(case.truth, centre, [1 if k == axis else length for k, length in enumerate(self.read)])
+        truth = np.moveaxis(truth, axis, 0)
+        with drawn_from(rng):
+            warped = self.geometry(
+                image=torch.from_numpy(np.ascontiguousarray(block) * np.float32(gain)),
+                segmentation=torch.from_numpy(np.ascontiguousarray(truth)),
+            )
+            image = torch.from_numpy(planes.scale(warped["image"].numpy(), recipe.planes))
+            return self.intensities(image=image)["image"], warped["segmentation"]
 
 
 class PatchSampler:
-    """Stage 2's batches: PET+CT patches, a share of them centred on a lesion voxel, with the cue where it weighs the loss."""
+    """Stage 2's batches: PET+CT patches with their truth, and the cue where it weighs the loss."""
 
     def __init__(self, cases: list[Case], recipe: SegmenterRecipe, sources: tuple[Source, ...], seed: int):
         self.recipe, self.seed = recipe, seed
         self.pick = Picker(cases, sources, recipe.lesion_share, recipe.hot_share)
-        margin = read_margin(recipe.augment, 3)
-        self.read = tuple(int(np.ceil(n * margin)) for n in recipe.windows.patch_zyx)
+        patch = tuple(recipe.windows.patch_zyx)
+        self.geometry, self.intensities = geometry(recipe.augment, patch, "zyx"), intensities(recipe.augment)
+        self.read = read_shape(recipe.augment, patch)
 
-    def one(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def one(self, step: int, sample: int) -> tuple[Tensor, ...]:
+        """(2, z, y, x) scaled PET and CT, (1, z, y, x) truth, and the same of the cue where the loss is weighed."""
         recipe = self.recipe
-        patch = recipe.windows.patch_zyx
+        rng = sample_rng(self.seed, 2, step, sample)
         case, voxel = self.pick(rng)
+        patch = recipe.windows.patch_zyx
         centre = [draw_centre(rng, n, p, s) for n, p, s in zip(case.truth.shape, patch, voxel or (None, None, None))]
-        drawn = draw(rng, recipe.augment, 3)
-        # PET, CT above air, truth and cue go through one warp, so that outside all of them lies 0: air
-        block = np.zeros((4, *self.read), dtype=np.float32)
-        block[0] = read_block(case.pet_suv, centre, self.read) * drawn.gain
-        block[1] = read_block(case.ct_hu, centre, self.read, AIR_HU) - AIR_HU
-        block[2] = read_block(case.truth, centre, self.read)
-        if case.cue is not None:
-            block[3] = read_block(case.cue, centre, self.read)
-        warped = warp(torch.from_numpy(block), drawn, patch)
-        image = torch.from_numpy(windows.scale(warped[0].numpy(), warped[1].numpy() + AIR_HU, recipe.windows))
-        return add_noise(image, drawn), (warped[2:3] > 0.5).float(), warped[3:4]
+        gain = rng.uniform(1 - recipe.augment.gain, 1 + recipe.augment.gain)
+        # CT counts from air here, so that beyond the block's faces 0 is air in both images
+        images = np.stack(
+            [
+                read_block(case.pet_suv, centre, self.read) * np.float32(gain),
+                read_block(case.ct_hu, centre, self.read, AIR_HU) - AIR_HU,
+            ]
+        ).astype(np.float32)
+        cue = read_block(case.cue, centre, self.read)[None] if recipe.cue_weights else None
+        with drawn_from(rng):
+            warped = self.geometry(
+                image=torch.from_numpy(images),
+                segmentation=torch.from_numpy(read_block(case.truth, centre, self.read)[None]),
+                regression_target=None if cue is None else torch.from_numpy(cue),
+            )
+            pet, ct = warped["image"].numpy()
+            image = self.intensities(image=torch.from_numpy(windows.scale(pet, ct + AIR_HU, recipe.windows)))["image"]
+        return (image, warped["segmentation"]) + (() if cue is None else (warped["regression_target"],))
 
-    def batch(self, step: int) -> Batch:
-        rng = np.random.default_rng([self.seed, 2, step])
-        samples = [self.one(rng) for _ in range(self.recipe.schedule.batch)]
-        image, truth, cue = (torch.stack([s[k] for s in samples]) for k in range(3))
-        return Batch(image, truth, cue if self.recipe.cue_weights else None)
+
+def make_batch(sampler: PlaneSampler | PatchSampler, step: int, rank: int = 0, world: int = 1) -> Batch:
+    """This process's part of the step's batch: every world-th sample from rank on, so that all processes together make the same batch."""
+    samples = [sampler.one(step, k) for k in range(rank, sampler.recipe.schedule.batch, world)]
+    columns = [torch.stack(column) for column in zip(*samples)]
+    return Batch(columns[0], columns[1], columns[2] if len(columns) > 2 else None)

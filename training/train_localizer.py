@@ -1,51 +1,62 @@
 """Stage 1 of one fold: planes -> RUN/fold_K/localizer/last.pt.
 
 python -m training.train_localizer --recipe training/recipes/small.toml --fold 0
+
+On several GPUs: torchrun --nproc-per-node 8 -m training.train_localizer ...
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 
 from l2s import engine
 from l2s.localize.network import Localizer
-from l2s.localize.planes import cue_logits
+from l2s.localize.planes import PLANE_AXIS, cue_logits
 from training.cases import held_out_dice, open_case, read_index
-from training.loop import train
+from training.loop import Machine, train
 from training.losses import bce_dice
-from training.run import exit_with, held_out_rows, note_recipe, open_run, parser
-from training.sampling import PlaneSampler
+from training.processes import joined
+from training.recipe import whole_epochs
+from training.run import exit_with, fold_name, held_out_rows, note_recipe, open_run, training_parser
+from training.sampling import PlaneSampler, make_batch
+from training.start import start_from
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = parser(__doc__)
-    p.add_argument("--fold", type=int, help="the fold to hold out; without it all cases train")
-    p.add_argument("--device", default="auto")
+    p = training_parser(__doc__)
     p.add_argument("--encoder-weights", help="a local ImageNet checkpoint of the encoder to start from, or hub")
     args = p.parse_args(argv)
     recipe, run = open_run(args)
-    plan = engine.choose(args.device)
-    torch.manual_seed(recipe.seed)
-    training, held_out = (
-        [open_case(run / "cases", r) for r in rows] for rows in held_out_rows(read_index(run / "cases"), args.fold)
-    )
-    folder = run / fold_name(args.fold) / "localizer"
-    note_recipe(folder, recipe)
-    sampler = PlaneSampler(training, recipe.localizer, recipe.sources, recipe.seed)
-    train(
-        Localizer(recipe.localizer.network, args.encoder_weights).to(memory_format=torch.channels_last),
-        recipe.localizer.schedule,
-        sampler.batch,
-        lambda logits, batch: bce_dice(logits, batch.truth, dice_weight=recipe.localizer.dice_weight),
-        folder,
-        plan.device,
-        lambda network: held_out_dice(held_out, lambda c: cue_logits(c.pet_suv, network, recipe.localizer.planes, plan)),
-    )
+    with joined(args.device) as (process, device):
+        plan = engine.choose(device, args.precision)
+        torch.manual_seed(recipe.seed)
+        rows, held_out_of_fold = held_out_rows(read_index(run / "cases"), args.fold)
+        training = [open_case(run / "cases", r) for r in rows]
+        held_out = [open_case(run / "cases", r) for r in held_out_of_fold[process.rank :: process.world]]
+        network = Localizer(recipe.localizer.network, args.encoder_weights)
+        start = start_from(args.init, "localizer", network) if args.init else None
+        folder = run / fold_name(args.fold) / "localizer"
+        if process.rank == 0:
+            note_recipe(folder, recipe, start)
+        sampler = PlaneSampler(training, recipe.localizer, recipe.sources, recipe.seed)
+        planes_shown = lesion_planes(rows, recipe.localizer.planes.plane) / max(recipe.localizer.lesion_share, 1e-3)
+        train(
+            network.to(memory_format=torch.channels_last),
+            whole_epochs(recipe.localizer.schedule, planes_shown),
+            partial(make_batch, sampler, rank=process.rank, world=process.world),
+            lambda logits, batch: bce_dice(logits, batch.truth, dice_weight=recipe.localizer.dice_weight),
+            folder,
+            Machine(plan, process, args.workers),
+            lambda network: held_out_dice(held_out, lambda c: cue_logits(c.pet_suv, network, recipe.localizer.planes, plan)),
+        )
     return 0
 
 
-def fold_name(fold: int | None) -> str:
-    return "all" if fold is None else f"fold_{fold}"
+def lesion_planes(rows: list[dict], plane: str) -> int:
+    """How many planes of the cases show lesion."""
+    return sum(row["lesion_planes_zyx"][PLANE_AXIS[plane]] for row in rows)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
 """Stage 2 of one fold: patches and cue weights -> RUN/fold_K/segmenter/last.pt.
 
-python -m training.train_segmenter --recipe training/recipes/small.toml --fold 0
+python -m training.train_segmenter --recipe training/recipes/small.toml --fold 0 [--plain]
+
+On several GPUs: torchrun --nproc-per-node 8 -m training.train_segmenter ...
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -11,39 +16,45 @@ from l2s import engine
 from l2s.segment.network import Segmenter
 from l2s.segment.windows import logits as window_logits
 from training.cases import held_out_dice, open_case, read_index
-from training.loop import train
+from training.loop import Machine, train
 from training.losses import bce_dice
-from training.run import exit_with, held_out_rows, note_recipe, open_run, parser
-from training.sampling import PatchSampler
-from training.train_localizer import fold_name
+from training.processes import joined
+from training.recipe import whole_epochs
+from training.run import cue_folder, exit_with, fold_name, held_out_rows, note_recipe, open_run, training_parser
+from training.sampling import PatchSampler, make_batch
+from training.start import start_from
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = parser(__doc__)
-    p.add_argument("--fold", type=int, help="the fold to hold out; without it all cases train")
-    p.add_argument("--device", default="auto")
+    p = training_parser(__doc__)
+    p.add_argument("--plain", action="store_true", help="without cue weights, whatever the recipe says: the table's 3D U-Net")
     args = p.parse_args(argv)
     recipe, run = open_run(args)
-    plan = engine.choose(args.device)
-    torch.manual_seed(recipe.seed)
-    rows, held_out_of_fold = held_out_rows(read_index(run / "cases"), args.fold)
-    cues = run / fold_name(args.fold) / "cues" if recipe.segmenter.cue_weights else None
-    training = [open_case(run / "cases", r, cues) for r in rows]
-    held_out = [open_case(run / "cases", r) for r in held_out_of_fold]
-    folder = run / fold_name(args.fold) / "segmenter"
-    note_recipe(folder, recipe)
-    sampler = PatchSampler(training, recipe.segmenter, recipe.sources, recipe.seed)
-    train(
-        Segmenter(recipe.segmenter.network).to(memory_format=torch.channels_last_3d),
-        recipe.segmenter.schedule,
-        sampler.batch,
-        lambda logits, batch: bce_dice(logits, batch.truth, batch.cue),
-        folder,
-        plan.device,
-        lambda network: held_out_dice(
-            held_out, lambda c: window_logits(c.pet_suv, c.ct_hu, network, recipe.segmenter.windows, plan)
-        ),
-    )
+    if args.plain:
+        recipe = replace(recipe, segmenter=replace(recipe.segmenter, cue_weights=False))
+    with joined(args.device) as (process, device):
+        plan = engine.choose(device, args.precision)
+        torch.manual_seed(recipe.seed)
+        rows, held_out_of_fold = held_out_rows(read_index(run / "cases"), args.fold)
+        cues = cue_folder(run, recipe, args.fold) if recipe.segmenter.cue_weights else None
+        training = [open_case(run / "cases", r, cues) for r in rows]
+        held_out = [open_case(run / "cases", r) for r in held_out_of_fold[process.rank :: process.world]]
+        network = Segmenter(recipe.segmenter.network)
+        start = start_from(args.init, "segmenter", network) if args.init else None
+        folder = run / fold_name(args.fold) / ("segmenter_plain" if args.plain else "segmenter")
+        if process.rank == 0:
+            note_recipe(folder, recipe, start)
+        sampler = PatchSampler(training, recipe.segmenter, recipe.sources, recipe.seed)
+        windows = recipe.segmenter.windows
+        train(
+            network.to(memory_format=torch.channels_last_3d),
+            whole_epochs(recipe.segmenter.schedule, len(training)),
+            partial(make_batch, sampler, rank=process.rank, world=process.world),
+            lambda logits, batch: bce_dice(logits, batch.truth, batch.cue),
+            folder,
+            Machine(plan, process, args.workers),
+            lambda network: held_out_dice(held_out, lambda c: window_logits(c.pet_suv, c.ct_hu, network, windows, plan)),
+        )
     return 0
 
 

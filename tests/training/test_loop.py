@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from training.loop import DivergedError, learning_rate, train
+from l2s import engine
+from l2s.errors import InputError
+from training.loop import Machine, learning_rate, train
 from training.losses import bce_dice
-from training.recipe import Schedule
+from training.processes import Process
+from training.recipe import Schedule, whole_epochs
 from training.sampling import Batch
 
 SCHEDULE = Schedule(
@@ -24,7 +27,11 @@ SCHEDULE = Schedule(
     warmup_steps=0,
     clip_norm=5.0,
     average=0.9,
+    freeze_norms=False,
 )
+
+
+MACHINE = Machine(engine.choose("cpu"))
 
 
 def make_batch(step) -> Batch:
@@ -45,7 +52,7 @@ def loss_of(logits, batch):
 
 
 def run(folder, schedule=SCHEDULE, batches=make_batch):
-    return train(make_network(), schedule, batches, loss_of, folder, "cpu")
+    return train(make_network(), schedule, batches, loss_of, folder, MACHINE)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -82,7 +89,7 @@ def test_nan_stops_with_a_message_and_keeps_the_checkpoint(tmp_path):
         batch = make_batch(step)
         return dataclasses.replace(batch, image=batch.image * float("nan")) if step == 5 else batch
 
-    with pytest.raises(DivergedError, match="step 5.*learning_rate"):
+    with pytest.raises(InputError, match="step 5.*learning_rate"):
         run(tmp_path, batches=poisoned)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 4
 
@@ -94,3 +101,51 @@ def test_the_rate_falls_by_epochs_after_a_warm_up():
     assert learning_rate(paper, 1999) == pytest.approx(1e-3 * (1 / 200) ** 0.9)
     warm = dataclasses.replace(paper, warmup_steps=4)
     assert [learning_rate(warm, k) for k in range(4)] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
+
+
+def test_workers_make_the_same_batches_in_the_same_order(tmp_path):
+    alone = run(tmp_path / "alone").state_dict()
+    machine = dataclasses.replace(MACHINE, workers=2)
+    helped = train(make_network(), SCHEDULE, make_batch, loss_of, tmp_path / "helped", machine).state_dict()
+    assert all(torch.equal(alone[name], helped[name]) for name in alone)
+
+
+def test_frozen_norms_keep_their_statistics_and_the_rest_learns(tmp_path):
+    before = {k: v.clone() for k, v in make_network().state_dict().items()}
+    after = run(tmp_path, dataclasses.replace(SCHEDULE, freeze_norms=True)).state_dict()
+    assert torch.equal(before["1.running_mean"], after["1.running_mean"])
+    assert not torch.equal(before["0.weight"], after["0.weight"])
+    moved = run(tmp_path / "moving").state_dict()
+    assert not torch.equal(before["1.running_mean"], moved["1.running_mean"])
+
+
+def test_mixed_precision_learns_the_same_thing(tmp_path):
+    schedule = dataclasses.replace(SCHEDULE, epochs=15)
+    machine = Machine(engine.choose("cpu", "bf16"))
+    train(make_network(), schedule, make_batch, loss_of, tmp_path, machine)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
+    machine = dataclasses.replace(MACHINE, process=Process(0, 3))
+    with pytest.raises(InputError, match="batch of 2 cannot be shared by 3"):
+        train(make_network(), SCHEDULE, make_batch, loss_of, tmp_path, machine)
+
+
+def test_tensorboard_gets_curves_and_pictures(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(make_network(), SCHEDULE, make_batch, loss_of, tmp_path, MACHINE, lambda network: [0.5, float("nan")])
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    assert {"loss", "rate", "held_out_dice"} <= set(events.Tags()["scalars"])
+    assert [e.step for e in events.Scalars("loss")] == [4, 8, 12]
+    assert events.Scalars("held_out_dice")[-1].value == 0.5
+    picture = events.Images(events.Tags()["images"][0])[-1]
+    assert (picture.height, picture.width) == (2 * 8, 3 * 8)  # two samples; input, truth, probability
+
+
+def test_an_epoch_of_0_steps_shows_the_data_once():
+    assert whole_epochs(dataclasses.replace(SCHEDULE, steps_per_epoch=0), 101).steps_per_epoch == 50
+    assert whole_epochs(SCHEDULE, 101).steps_per_epoch == 4

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from l2s.errors import InputError
+from l2s.localize.planes import scale, stack_planes, take_planes
 from training.cases import Case, some_voxels
 from training.recipe import Source, load_recipe
-from training.sampling import PatchSampler, Picker, PlaneSampler, draw_centre, read_block
+from training.sampling import PatchSampler, Picker, PlaneSampler, draw_centre, make_batch, read_block
 
 RECIPE = load_recipe(Path(__file__).parents[2] / "training/recipes/small.toml")
 
@@ -29,25 +30,54 @@ def make_case(name, source, shape=(40, 36, 44), lesion=True) -> Case:
 
 
 CASES = [make_case("a", "sts"), make_case("bb", "phantom"), make_case("ccc", "phantom", lesion=False)]
+SOURCES = (Source("sts", 0.5), Source("phantom", 0.5))
 
 
 @pytest.mark.parametrize("kind", ["plane", "patch"])
 def test_a_batch_depends_on_seed_and_step_only(kind):
     def sampler(seed):
         if kind == "plane":
-            return PlaneSampler(CASES, RECIPE.localizer, RECIPE.sources, seed)
-        return PatchSampler(CASES, RECIPE.segmenter, RECIPE.sources, seed)
+            return PlaneSampler(CASES, RECIPE.localizer, SOURCES, seed)
+        return PatchSampler(CASES, RECIPE.segmenter, SOURCES, seed)
 
     one = sampler(1)
-    one.batch(0)
-    assert (one.batch(5).image == sampler(1).batch(5).image).all()
-    assert (one.batch(5).image != one.batch(6).image).any()
-    assert (one.batch(5).image != sampler(2).batch(5).image).any()
+    make_batch(one, 0)
+    assert (make_batch(one, 5).image == make_batch(sampler(1), 5).image).all()
+    assert (make_batch(one, 5).image != make_batch(one, 6).image).any()
+    assert (make_batch(one, 5).image != make_batch(sampler(2), 5).image).any()
+
+
+@pytest.mark.parametrize("kind", ["plane", "patch"])
+def test_processes_share_a_batch_without_changing_it(kind):
+    recipe = RECIPE.localizer if kind == "plane" else RECIPE.segmenter
+    sampler = (PlaneSampler if kind == "plane" else PatchSampler)(CASES, recipe, SOURCES, 1)
+    whole, even, odd = make_batch(sampler, 4), make_batch(sampler, 4, 0, 2), make_batch(sampler, 4, 1, 2)
+    assert (whole.image[::2] == even.image).all()
+    assert (whole.truth[1::2] == odd.truth).all()
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_edge_planes_are_repeated_as_at_inference(plane):
+    chances = {f.name: 0.0 for f in dataclasses.fields(RECIPE.localizer.augment) if f.name.endswith("chance")}
+    still = dataclasses.replace(RECIPE.localizer.augment, gain=0.0, mirror=(), **chances)
+    config = dataclasses.replace(RECIPE.localizer.planes, plane=plane)
+    recipe = dataclasses.replace(RECIPE.localizer, planes=config, crop=(36, 36), augment=still, lesion_share=0.0, hot_share=0.0)
+    case = make_case("a", "sts", shape=(36, 36, 36))
+    sampler = PlaneSampler([case], recipe, (Source("sts", 1.0),), 1)
+    planes = stack_planes(scale(case.pet_suv, config), config)
+    seen = set()
+    for step in range(40):
+        image = make_batch(sampler, step).image[0].numpy()
+        # the plane shown is the one that equals the middle channel; all five channels must be inference's
+        index = int(np.argmin([np.abs(image[2] - p).max() for p in planes]))
+        np.testing.assert_array_equal(image, take_planes(planes, [index], 2)[0])
+        seen.add(index)
+    assert min(seen) < 2 or max(seen) > 33
 
 
 def test_planes_have_their_shapes_and_their_share_of_lesion():
     recipe = dataclasses.replace(RECIPE.localizer, lesion_share=1.0)
-    batch = PlaneSampler(CASES, recipe, RECIPE.sources, 1).batch(3)
+    batch = make_batch(PlaneSampler(CASES, recipe, SOURCES, 1), 3)
     assert batch.image.shape == (8, 5, 96, 96)
     assert batch.truth.shape == (8, 1, 96, 96)
     assert batch.truth.flatten(1).any(1).all()
@@ -57,9 +87,9 @@ def test_planes_have_their_shapes_and_their_share_of_lesion():
 def test_patches_show_the_lesion_bright_under_truth_and_cue():
     recipe = dataclasses.replace(RECIPE.segmenter, lesion_share=1.0)
     recipe = dataclasses.replace(recipe, windows=dataclasses.replace(recipe.windows, patch_zyx=(24, 24, 24)))
-    sampler = PatchSampler(CASES, recipe, RECIPE.sources, 1)
+    sampler = PatchSampler(CASES, recipe, SOURCES, 1)
     for step in range(5):
-        batch = sampler.batch(step)
+        batch = make_batch(sampler, step)
         inside = batch.truth > 0.5
         assert inside.flatten(1).any(1).all()
         # the lesion is SUV 10 of 15, its surroundings below 1: nothing but one transform for all keeps this
@@ -70,7 +100,7 @@ def test_patches_show_the_lesion_bright_under_truth_and_cue():
 
 def test_without_cue_weights_there_is_no_cue():
     recipe = dataclasses.replace(RECIPE.segmenter, cue_weights=False)
-    assert PatchSampler(CASES, recipe, RECIPE.sources, 1).batch(0).cue is None
+    assert make_batch(PatchSampler(CASES, recipe, SOURCES, 1), 0).cue is None
 
 
 def test_shares_are_kept_and_an_empty_source_is_named():

@@ -1,0 +1,113 @@
+"""Whole commands as processes: a kill -9 in the middle of an epoch, and two processes against one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from training import make_cues, prepare, train_localizer
+
+ROOT = Path(__file__).parents[2]
+PHANTOMS = '[{ name = "phantom", share = 1.0 }]'
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def command(module: str, recipe: Path, run: Path, processes: int = 1) -> list[str]:
+    """The command line that trains on the CPU, under torchrun where there are several processes."""
+    many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    return [
+        sys.executable,
+        *many,
+        "-m",
+        f"training.{module}",
+        "--recipe",
+        str(recipe),
+        "--run-folder",
+        str(run),
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+    ]
+
+
+def finish(line: list[str]) -> None:
+    done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def weights_of(run: Path, stage: str) -> dict:
+    return torch.load(run / f"all/{stage}/last.pt", weights_only=True)["averaged"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, tiny_recipe):
+    """A function: text of a recipe -> (recipe file, a run with cases and cues of its own)."""
+    root = tmp_path_factory.mktemp("processes")
+    (root / "first.toml").write_text(tiny_recipe(sources=PHANTOMS))
+    common = ["--recipe", str(root / "first.toml"), "--run-folder", str(root / "run")]
+    prepare.main([*common, "--workers", "1"])
+    train_localizer.main([*common, "--device", "cpu", "--workers", "0"])
+    make_cues.main([*common, "--device", "cpu"])
+
+    def make(text: str, name: str) -> tuple[Path, Path]:
+        recipe, run = root / f"{name}.toml", root / name
+        recipe.write_text(text)
+        (run / "all").mkdir(parents=True)
+        (run / "cases").symlink_to(root / "run/cases")
+        (run / "all/cues").symlink_to(root / "run/all/cues")
+        return recipe, run
+
+    return make
+
+
+def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(prepared, tiny_recipe):
+    text = tiny_recipe(sources=PHANTOMS, epochs=4, steps=25)
+    recipe, whole = prepared(text, "whole")
+    finish(command("train_segmenter", recipe, whole))
+    recipe, cut = prepared(text, "cut")
+    log = cut / "all/segmenter/log.jsonl"
+    training = subprocess.Popen(command("train_segmenter", recipe, cut), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    patience = time.monotonic() + 120
+    while not log.is_file() and training.poll() is None and time.monotonic() < patience:
+        time.sleep(0.01)
+    time.sleep(0.05)  # into the second epoch
+    training.send_signal(signal.SIGKILL)
+    assert training.wait() == -signal.SIGKILL
+    assert json.loads(log.read_text().splitlines()[-1])["step"] < 100
+    finish(command("train_segmenter", recipe, cut))
+    first, second = weights_of(whole, "segmenter"), weights_of(cut, "segmenter")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("stage", ["segmenter", "localizer"])
+def test_two_processes_equal_one_with_the_whole_batch(prepared, tiny_recipe, stage):
+    # layer norm sees a voxel, frozen batch norms see nothing: what is left is one gradient cut in two
+    text = tiny_recipe(sources=PHANTOMS, norm="layer", epochs=2, steps=3, freeze=True)
+    recipe, one = prepared(text, f"one_{stage}")
+    finish(command(f"train_{stage}", recipe, one))
+    recipe, two = prepared(text, f"two_{stage}")
+    finish(command(f"train_{stage}", recipe, two, processes=2))
+    first, second = weights_of(one, stage), weights_of(two, stage)
+    moved = max(float((first[name] - start).abs().max()) for name, start in initial(stage, recipe).items())
+    assert moved > 1e-3
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-5)
+
+
+def initial(stage: str, recipe: Path) -> dict:
+    """The network's weights before the first step, under the names of the average."""
+    from l2s.localize.network import Localizer
+    from l2s.segment.network import Segmenter
+    from training.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    torch.manual_seed(loaded.seed)
+    network = Localizer(loaded.localizer.network) if stage == "localizer" else Segmenter(loaded.segmenter.network)
+    return {f"module.{name}": tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
