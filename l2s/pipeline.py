@@ -16,15 +16,16 @@ from l2s.engine import Plan
 from l2s.errors import InputError
 from l2s.localize import planes
 from l2s.segment import windows
-from l2s.study import Study
+from l2s.study import Grid, Study
 from l2s.weights import Model
-from l2s.working import from_working, to_working
+from l2s.working import Working, from_working, to_working
 
 log = logging.getLogger(__name__)
 
 OUTSIDE_LOGIT = -30.0  # outside the body box: a probability of 1e-13, below every threshold
 
 Progress = Callable[[str, int, int], None]
+Steps = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,7 @@ def segment(
         warnings.append(f"working spacing {spacing} mm, but the weights were trained at {tuple(manifest.spacing_mm_zyx)} mm")
     policy = settings.fusion or manifest.fusion
     fuse.check(policy)
-    config = manifest.segmenter.windows
-    if settings.windows:
-        config = replace(config, windows=settings.windows)
-    for network in model.segmenters:
-        windows.check(config, network)
+    config = windows_config(model, settings.windows)
 
     @contextmanager
     def stage(name: str):
@@ -103,22 +100,14 @@ def segment(
         working = to_working(study, spacing)
 
     with stage("localize") as report:
-        maps = [
-            planes.cue_logits(working.pet_suv, net.to(plan.device), manifest.localizer.planes, plan, report)
-            for net in model.localizers
-        ]
-        cue_logits = finite(sum(maps) / len(maps), "stage 1")
+        first = cue_logits(working, model, plan, report)
 
     with stage("segment") as report:
-        maps = [
-            windows.logits(working.pet_suv, working.ct_hu, net.to(plan.device), config, plan, report) for net in model.segmenters
-        ]
-        logits = finite(sum(maps) / len(maps), "stage 2")
+        second = lesion_logits(working, model, plan, config, report)
 
-    # logits, not probabilities, are brought back: a 16-bit probability is 1.0 from logit 8.5 on
     with stage("resample"):
-        cue = expit(from_working(cue_logits, working, study.grid, OUTSIDE_LOGIT))
-        probability = expit(from_working(logits, working, study.grid, OUTSIDE_LOGIT))
+        cue = on_pet_grid(first, working, study.grid)
+        probability = on_pet_grid(second, working, study.grid)
 
     with stage("fuse"):
         mask = fuse.apply(policy, probability, cue)
@@ -134,6 +123,43 @@ def segment(
         "folds": len(model.segmenters),
     }
     return Segmentation(mask, probability, cue, seconds, warnings, details)
+
+
+def windows_config(model: Model, kind: str | None = None) -> windows.WindowsConfig:
+    """Stage 2's windows, those of the weights or of another kind.
+
+    Raises:
+        InputError: the kind is unknown or does not fit the networks.
+    """
+    config = model.manifest.segmenter.windows
+    if kind:
+        config = replace(config, windows=kind)
+    for network in model.segmenters:
+        windows.check(config, network)
+    return config
+
+
+def cue_logits(working: Working, model: Model, plan: Plan, report: Steps | None = None) -> np.ndarray:
+    """Stage 1's logits, float32 (z, y, x) on the working grid: the mean of the folds. Report is called with (done, in all)."""
+    config = model.manifest.localizer.planes
+    maps = [planes.cue_logits(working.pet_suv, net.to(plan.device), config, plan, report) for net in model.localizers]
+    return finite(sum(maps) / len(maps), "stage 1")
+
+
+def lesion_logits(
+    working: Working, model: Model, plan: Plan, config: windows.WindowsConfig, report: Steps | None = None
+) -> np.ndarray:
+    """Stage 2's logits, float32 (z, y, x) on the working grid: the mean of the folds. Report is called with (done, in all)."""
+    maps = [windows.logits(working.pet_suv, working.ct_hu, net.to(plan.device), config, plan, report) for net in model.segmenters]
+    return finite(sum(maps) / len(maps), "stage 2")
+
+
+def on_pet_grid(logits: np.ndarray, working: Working, grid: Grid) -> np.ndarray:
+    """Logits on the working grid -> probabilities, float32 (z, y, x), on the PET's own grid.
+
+    Logits, not probabilities, are brought back: a 16-bit probability is 1.0 from logit 8.5 on.
+    """
+    return expit(from_working(logits, working, grid, OUTSIDE_LOGIT))
 
 
 def finite(logits: np.ndarray, stage: str) -> np.ndarray:
