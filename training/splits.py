@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 SPLITS = "splits_final.json"  # the name of nnU-Net's own file
 DEALT = "dealt"  # the word for --splits that turns files off
-SYNTHETIC = ("phantom", "implant")  # sources that are made, not scanned: never dealt, never scored
+SYNTHETIC = ("phantom", "implant")  # sources that are made, not scanned: in no splits file, and never scored
 
 
 def make_folds(cases: list[dict], folds: int, seed: int) -> dict[str, int]:
