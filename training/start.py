@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 
 from torch import nn
@@ -10,14 +11,17 @@ from torch import nn
 from l2s import weights
 from l2s.errors import InputError
 
+log = logging.getLogger(__name__)
 
-def start_from(folder: Path, stage: str, network: nn.Module) -> dict:
+
+def start_from(folder: Path, stage: str, network: nn.Module, held_out: list[dict]) -> dict:
     """Loads the stage's tensors of a weights folder into the network, which must be of the very same configuration.
 
     Args:
         folder: of any weights that inference takes; of an ensemble the first fold.
         stage: 'localizer' or 'segmenter'.
         network: with its `config`.
+        held_out: rows of the patients that this run is to be tested on; a start that has seen them is warned of.
 
     Returns:
         {"name", "sha256"} of those weights, for the run's notes.
@@ -33,5 +37,21 @@ def start_from(folder: Path, stage: str, network: nn.Module) -> dict:
         raise InputError(
             f"{folder}: its {stage} has {', '.join(wrong)}; start from weights of the recipe's network, or change the recipe"
         )
+    seen = seen_by(manifest, held_out)
+    if seen:
+        log.warning(
+            "%s has trained on %d patients that this fold holds out, such as %s: its figures will flatter",
+            folder,
+            len(seen),
+            seen[0],
+        )
     weights.load_network(weights.checked_path(folder, part.files[0]), network).train()
     return {"name": manifest.name, "sha256": sha256}
+
+
+def seen_by(manifest: weights.Manifest, rows: list[dict]) -> list[str]:
+    """Patients of the rows that the weights may have trained on: their data set was in the training, and no fold held them out."""
+    folds = manifest.training.get("folds", {}).values()
+    sources = {source for fold in folds for source in fold["trained_on"]}
+    kept = set.intersection(*(set(fold["held_out_patients"]) for fold in folds)) if folds else set()
+    return sorted({row["patient"] for row in rows if row["source"] in sources and row["patient"] not in kept})

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         training = [open_case(run / "cases", r) for r in rows]
         held_out = [open_case(run / "cases", r) for r in held_out_of_fold[process.rank :: process.world]]
         network = Localizer(recipe.localizer.network, args.encoder_weights)
-        start = start_from(args.init, "localizer", network) if args.init else None
+        start = start_from(args.init, "localizer", network, held_out_of_fold) if args.init else None
         folder = run / fold_name(args.fold) / "localizer"
         if process.rank == 0:
             note_recipe(folder, recipe, start)

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         training = [open_case(run / "cases", r, cues) for r in rows]
         held_out = [open_case(run / "cases", r) for r in held_out_of_fold[process.rank :: process.world]]
         network = Segmenter(recipe.segmenter.network)
-        start = start_from(args.init, "segmenter", network) if args.init else None
+        start = start_from(args.init, "segmenter", network, held_out_of_fold) if args.init else None
         folder = run / fold_name(args.fold) / ("segmenter_plain" if args.plain else "segmenter")
         if process.rank == 0:
             note_recipe(folder, recipe, start)
