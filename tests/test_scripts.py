@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,10 @@ def pins() -> dict[str, str]:
     return dict(line.split("==") for line in lines)
 
 
-def third_party() -> set[str]:
-    """Top names that the product's own files import, less ours and Python's."""
+def third_party(folder: str) -> set[str]:
+    """Top names that a folder's files import, less ours and Python's."""
     names = set()
-    for path in (*ROOT.glob("l2s/**/*.py"), *ROOT.glob("training/**/*.py")):
+    for path in ROOT.glob(f"{folder}/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
@@ -56,7 +57,15 @@ def test_script_is_executable_bash_that_stops_at_errors(script):
 
 def test_requirements_are_the_direct_imports_pinned():
     pinned = {IMPORT_NAMES.get(name, name) for name in pins()}
-    assert pinned - INDIRECT == third_party()
+    assert pinned - INDIRECT == third_party("l2s")
+
+
+def test_what_the_training_alone_imports_is_pinned_in_its_extra():
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["training"]
+    assert all(re.fullmatch(r"[a-z0-9]+==\d+(\.\d+)+", line) for line in extra)
+    named = {line.split("==")[0] for line in extra}
+    # torch.utils.tensorboard imports tensorboard
+    assert third_party("training") - third_party("l2s") == named - {"tensorboard"}
 
 
 def test_torch_is_not_the_slow_release():

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseT
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
-from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform, create_affine_matrix_2d, create_affine_matrix_3d
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
@@ -40,17 +41,21 @@ def drawn_from(rng: np.random.Generator) -> Iterator[None]:
             np.random.set_state(before)  # noqa: NPY002
 
 
-def read_shape(config: Augmentation, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """How large a block must be read so that a turned and shrunk sample of that shape still shows anatomy in its corners."""
-    angle = math.radians(config.rotation_deg) if config.rotation_chance else 0.0
-    zoom = max(1.0, config.zoom[1]) if config.zoom_chance else 1.0
-    # the box around a box turned about one axis, and a voxel each way for the interpolation
-    turned = (n * math.cos(angle) + (sum(shape) - n) * math.sin(angle) for n in shape)
-    return tuple(math.ceil(n * zoom) + 2 for n in turned)
+@dataclass(frozen=True)
+class Geometry:
+    """One sample's rotation and zoom, drawn, and mirroring, yet to be drawn.
+
+    Attributes:
+        transform: block -> sample; call it with image=, segmentation=, regression_target= within drawn_from.
+        read: shape of the block that it needs, so that a turned sample shows anatomy in its corners too.
+    """
+
+    transform: BasicTransform
+    read: tuple[int, ...]
 
 
-def geometry(config: Augmentation, shape: tuple[int, ...], axes: str) -> BasicTransform:
-    """Rotation, zoom and mirroring of a block to a sample of that shape; call it with image=, segmentation=, regression_target=.
+def draw_geometry(rng: np.random.Generator, config: Augmentation, shape: tuple[int, ...], axes: str) -> Geometry:
+    """The geometry of one sample, drawn before anything is read: most samples need no more than their own extent.
 
     Args:
         config: ranges and chances.
@@ -59,22 +64,29 @@ def geometry(config: Augmentation, shape: tuple[int, ...], axes: str) -> BasicTr
 
     All are interpolated linearly, the truth by the larger share; outside the block lies 0.
     """
-    angle = math.radians(config.rotation_deg)
-    return ComposeTransforms(
-        [
-            SpatialTransform(
-                shape,
-                patch_center_dist_from_border=0,
-                random_crop=False,
-                p_rotation=config.rotation_chance,
-                rotation=(-angle, angle),
-                p_scaling=config.zoom_chance,
-                scaling=tuple(config.zoom),
-                p_synchronize_scaling_across_axes=1.0,
-            ),
-            MirrorTransform(tuple(axes.index(axis) for axis in config.mirror if axis in axes)),
-        ]
+    turned, zoomed = rng.random() < config.rotation_chance, rng.random() < config.zoom_chance
+    limit = math.radians(config.rotation_deg) if turned else 0.0
+    angles = rng.uniform(-limit, limit, len(shape))
+    zoom = float(rng.uniform(*config.zoom)) if zoomed else 1.0
+    spatial = SpatialTransform(
+        shape,
+        patch_center_dist_from_border=0,
+        random_crop=False,
+        p_rotation=float(turned),
+        rotation=lambda image, dim: angles[dim],
+        p_scaling=float(zoomed),
+        scaling=zoom,
+        p_synchronize_scaling_across_axes=1.0,
     )
+    mirror = MirrorTransform(tuple(axes.index(axis) for axis in config.mirror if axis in axes))
+    matrix = np.eye(len(shape))
+    if turned or zoomed:
+        scales = [zoom] * len(shape)
+        matrix = create_affine_matrix_3d(angles, scales) if len(shape) == 3 else create_affine_matrix_2d(angles[-1], scales)
+    # the box around the turned box, and a voxel each way for the interpolation
+    margin = 2 if turned or zoomed else 0
+    read = tuple(math.ceil(extent - 1e-6) + margin for extent in np.abs(matrix) @ np.array(shape))
+    return Geometry(ComposeTransforms([spatial, mirror]), read)
 
 
 def intensities(config: Augmentation) -> BasicTransform:

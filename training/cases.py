@@ -17,6 +17,7 @@ from pathlib import Path
 
 import blosc2
 import numpy as np
+from scipy import ndimage
 
 from l2s.errors import InputError
 from l2s.measure.metrics import dice
@@ -24,7 +25,7 @@ from l2s.study import Study
 from l2s.working import resample, to_working
 
 INDEX = "cases.json"
-FORMAT = 2  # 1 was a plain .npy an array
+FORMAT = 3  # 1 was a plain .npy an array, 2 drew lesions by their volume
 HOT_SUV = 2.5  # the usual threshold for 'more than background'
 # A block is what is unpacked at once, a chunk what has one entry in the file. Blocks are flat along y, so that a coronal plane
 # with its neighbours unpacks one or two layers of them, and small enough that a patch of 48^3 unpacks no more than its surroundings.
@@ -87,8 +88,10 @@ class Case:
         ct_hu: int16.
         truth: bool.
         cue: float32 in 0..1, None before make_cues.
-        lesion_voxels: (n, 3) indices of (at most 4096 evenly chosen) lesion voxels.
-        hot_voxels: the same of voxels above HOT_SUV that are no lesion: what a network must learn to leave alone.
+        lesion_voxels: a (n, 3) array of indices for each lesion (18-connected), at most 512 evenly chosen voxels each.
+        lesion_planes: for each axis the indices of the planes that show lesion.
+        hot_voxels: (n, 3) indices of at most 4096 evenly chosen voxels above HOT_SUV that are no lesion: what a network must
+            learn to leave alone.
     """
 
     name: str
@@ -98,7 +101,8 @@ class Case:
     ct_hu: Stored | np.ndarray
     truth: Stored | np.ndarray
     cue: Stored | np.ndarray | None
-    lesion_voxels: np.ndarray
+    lesion_voxels: tuple[np.ndarray, ...]
+    lesion_planes: tuple[np.ndarray, ...]
     hot_voxels: np.ndarray
 
 
@@ -164,7 +168,7 @@ def store_case(
     save_array(partial / "pet_suv.b2nd", pet)
     save_array(partial / "ct_hu.b2nd", np.rint(np.clip(working.ct_hu, -1024, 3071)).astype(np.int16))
     save_array(partial / "truth.b2nd", small_truth)
-    np.save(partial / "lesion_voxels.npy", some_voxels(small_truth))
+    np.save(partial / "lesion_voxels.npy", lesion_table(small_truth))
     np.save(partial / "hot_voxels.npy", some_voxels((pet > HOT_SUV) & ~small_truth))
     row = {
         "name": name,
@@ -174,7 +178,7 @@ def store_case(
         "made_from": made_from,
         "shape_zyx": list(working.grid.shape_zyx),
         "lesion_ml": round(float(truth.sum()) * study.grid.voxel_volume_ml, 2),
-        "lesion_planes_zyx": [int(small_truth.any(axis=others).sum()) for others in ((1, 2), (0, 2), (0, 1))],
+        "lesion_planes_zyx": [np.flatnonzero(small_truth.any(axis=others)).tolist() for others in ((1, 2), (0, 2), (0, 1))],
         "pet_sha256": hashlib.sha256(np.ascontiguousarray(study.pet_suv)).hexdigest()[:16],
         "bytes": _payload_bytes(partial),
         "warnings": warnings,
@@ -224,7 +228,7 @@ def open_case(folder: Path, row: dict, cues: Path | None = None) -> Case:
     if cues and not cue_path(cues, row["name"]).is_file():
         raise InputError(f"no cue of {row['name']} in {cues}: run python -m training.make_cues first")
     try:
-        voxels = [np.load(place / f"{kind}_voxels.npy") for kind in ("lesion", "hot")]
+        table, hot = (np.load(place / f"{kind}_voxels.npy") for kind in ("lesion", "hot"))
     except FileNotFoundError as error:
         raise InputError(f"case {row['name']} is incomplete ({error.filename}): run python -m training.prepare again") from None
     return Case(
@@ -235,8 +239,9 @@ def open_case(folder: Path, row: dict, cues: Path | None = None) -> Case:
         ct_hu=Stored(place / "ct_hu.b2nd", shape, np.dtype(np.int16)),
         truth=Stored(place / "truth.b2nd", shape, np.dtype(bool)),
         cue=Stored(cue_path(cues, row["name"]), shape, np.dtype(np.float32), 1.0 / CUE_STEPS) if cues else None,
-        lesion_voxels=voxels[0],
-        hot_voxels=voxels[1],
+        lesion_voxels=tuple(table[table[:, 3] == k, :3] for k in range(int(table[-1, 3]) + 1 if len(table) else 0)),
+        lesion_planes=tuple(np.array(planes, dtype=int) for planes in row["lesion_planes_zyx"]),
+        hot_voxels=hot,
     )
 
 
@@ -252,6 +257,16 @@ def held_out_dice(cases: list[Case], logits_of: Callable[[Case], np.ndarray]) ->
     logits_of is given each case with its arrays in memory, one at a time.
     """
     return [dice(whole.truth, logits_of(whole) > 0) for whole in map(read_whole, cases)]
+
+
+def lesion_table(truth: np.ndarray) -> np.ndarray:
+    """(n, 4) int32: z, y, x and the lesion's number from 0, of at most 512 evenly chosen voxels of each lesion of a bool mask."""
+    labels, count = ndimage.label(truth, ndimage.generate_binary_structure(3, 2))
+    tables = [np.empty((0, 4), dtype=np.int32)]
+    for k, box in enumerate(ndimage.find_objects(labels, count)):
+        voxels = some_voxels(labels[box] == k + 1, 512) + np.array([side.start for side in box], dtype=np.int32)
+        tables.append(np.column_stack([voxels, np.full(len(voxels), k, dtype=np.int32)]))
+    return np.concatenate(tables)
 
 
 def some_voxels(mask: np.ndarray, most: int = 4096) -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from l2s.errors import InputError
 from l2s.measure.metrics import CaseScores
+from l2s.measure.table import figure
 from training import statistics, tables
 from training.run import exit_with
 from training.scores import Row
@@ -49,7 +50,7 @@ def compare(first: list[Row], second: list[Row], data: str) -> list[str]:
     ours, theirs = ([r for r in rows if r.data == data] for rows in (first, second))
     cells = [str(len({(r.data, r.scores.case) for r in ours} & {(r.data, r.scores.case) for r in theirs}))]
     for field, _, digits in tables.FIELDS:
-        means = [tables.figure(statistics.field_interval(rows, field).value, digits) for rows in (ours, theirs)]
+        means = [figure(statistics.field_interval(rows, field).value, digits) for rows in (ours, theirs)]
         difference = statistics.paired(theirs, ours, field)
         cells.append(f"{means[0]}, {means[1]}: {tables.interval(difference.estimate, digits)} {difference.verdict}")
     return cells

@@ -37,7 +37,6 @@ from training.scores import Row
 log = logging.getLogger(__name__)
 
 THRESHOLDS = (2.5, 4.0)
-NOTICE = "Weights trained on phantoms and sarcoma crops are not clinical weights: research use only."
 
 
 def methods(
@@ -107,7 +106,11 @@ def score_masks(job: Job, study: Study, truth: np.ndarray, masks: dict[str, np.n
 def heading(jobs: list[Job], folds: list[Fold], kinds: list[str] | None, makers: list[str], refused: list[str]) -> list[str]:
     """What a reader must know before the figures, as paragraphs."""
     used = ", ".join(f"{data} ({n})" for data, n in Counter(job.data for job in jobs).items())
-    paragraphs = [f"{date.today()}; {'; '.join(makers)}. Cases asked for: {used}.", NOTICE]
+    uses = (
+        ". ".join(sorted({f"Weights for {fold.manifest.intended_use}" for fold in folds}))
+        + ": no clinical weights, research use only."
+    )
+    paragraphs = [f"{date.today()}; {'; '.join(makers)}. Cases asked for: {used}.", uses]
     lines = []
     for fold in folds:
         line = f"- {fold.label}: weights {fold.manifest.name} ({fold.sha256[:12]})"

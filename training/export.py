@@ -12,7 +12,6 @@ import json
 import logging
 import shutil
 import subprocess
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -20,13 +19,14 @@ from safetensors.torch import save_file
 
 from l2s import weights
 from l2s.errors import InputError
-from training.cases import read_index
+from l2s.measure.table import write_text
 from training.loop import trained_state
-from training.run import exit_with, fold_name, held_out_rows, open_run, parser
+from training.run import exit_with, fold_name, noted_cases, open_run, parser
+from training.splits import SYNTHETIC
 
 log = logging.getLogger(__name__)
 
-INTENDED_USE = "research use only, no medical device; trained on phantoms and soft-tissue sarcoma crops, not on clinical cohorts"
+SMALL_USE = "research use only, no medical device; trained on phantoms and soft-tissue sarcoma crops, not on clinical cohorts"
 
 
 def sixteen_bit(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -34,8 +34,9 @@ def sixteen_bit(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     out = {}
     for name, tensor in state.items():
         shrink = tensor.is_floating_point() and tensor.ndim > 1
-        if shrink and tensor.abs().max() > torch.finfo(torch.float16).max:
-            raise InputError(f"{name} holds {tensor.abs().max():.3g}, beyond 16 bits: the training has diverged")
+        largest = float(tensor.abs().max()) if tensor.is_floating_point() else 0.0
+        if not largest <= (torch.finfo(torch.float16).max if shrink else torch.finfo(torch.float32).max):
+            raise InputError(f"{name} holds {largest:.3g}, beyond 16 bits: the training has diverged")
         out[name] = (tensor.half() if shrink else tensor).contiguous()
     return out
 
@@ -74,23 +75,44 @@ def code_version() -> str:
     return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip() or "unknown"
 
 
-def provenance(run: Path, folds: list[int | None], segmenter: str) -> dict:
-    """Where the weights come from, for people: data, recipe, code, figures of the last epoch."""
-    rows = read_index(run / "cases")
+def stage_names(plain: bool) -> tuple[str, str]:
+    """The folders of both stages in a fold of a run."""
+    return "localizer", "segmenter_plain" if plain else "segmenter"
+
+
+def fold_provenance(folder: Path, plain: bool) -> dict:
+    """Whom both stages of a fold have trained on, whom neither has, and how."""
+    stages = stage_names(plain)
+    cases = [noted_cases(folder / stage) for stage in stages]
+    hows = [stage_provenance(folder / stage) for stage in stages]
+    # a start that has seen a patient has seen it for the whole run
+    seen = {p for how in hows for note in how["recipes"] for p in (note.get("start") or {}).get("seen", ())}
     return {
-        "method": "L2SNet, Cai et al. 2023, arXiv:2309.05446, re-implemented",
-        "code": code_version(),
-        "torch": torch.__version__,
-        "folds": {
-            fold_name(fold): {
-                "trained_on": dict(Counter(r["source"] for r in held_out_rows(rows, fold)[0])),
-                "held_out_patients": [r["patient"] for r in held_out_rows(rows, fold)[1]],
-                "localizer": stage_provenance(run / fold_name(fold) / "localizer"),
-                "segmenter": stage_provenance(run / fold_name(fold) / segmenter),
-            }
-            for fold in folds
-        },
+        "trained_on": cases[1]["trained_on"],
+        "held_out_patients": sorted(set(cases[0]["held_out"]) & set(cases[1]["held_out"]) - seen),
+        "localizer": hows[0],
+        "segmenter": hows[1],
     }
+
+
+def intended_use(folds: dict[str, dict]) -> str:
+    """The manifest's sentence, true of what the weights have seen, their starts included as far as those are synthetic."""
+    sources = sorted({source for fold in folds.values() for source in fold["trained_on"]})
+    if set(sources) <= {"sts", *SYNTHETIC}:
+        return SMALL_USE
+    return f"research use only, no medical device; trained on {', '.join(sources)}"
+
+
+def written(out: Path, manifest: weights.Manifest) -> None:
+    """Writes the manifest, unless the one that is there says the same but for the code that wrote it: scores hang on its sum."""
+    path = out / weights.MANIFEST
+    new = json.loads(json.dumps(dataclasses.asdict(manifest)))
+    if path.is_file():
+        old = json.loads(path.read_text())
+        old.get("training", {})["code"] = new["training"]["code"]
+        if old == new:
+            return
+    write_text(path, json.dumps(new, indent=2) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,27 +127,30 @@ def main(argv: list[str] | None = None) -> int:
     recipe, run = open_run(args)
     folds = [None] if args.fold is None else args.fold
     args.out.mkdir(parents=True, exist_ok=True)
-    segmenter = "segmenter_plain" if args.plain else "segmenter"
-    training = provenance(run, folds, segmenter)
+    localizer, segmenter = stage_names(args.plain)
+    histories = {fold_name(fold): fold_provenance(run / fold_name(fold), args.plain) for fold in folds}
     manifest = weights.Manifest(
         format=weights.FORMAT,
         name=args.name or recipe.name,
-        intended_use=INTENDED_USE,
+        intended_use=intended_use(histories),
         spacing_mm_zyx=recipe.spacing_mm_zyx,
         fusion=recipe.fusion,
         localizer=weights.LocalizerPart(
-            recipe.localizer.network, recipe.localizer.planes, tuple(export_network(run, f, "localizer", args.out) for f in folds)
+            recipe.localizer.network, recipe.localizer.planes, tuple(export_network(run, f, localizer, args.out) for f in folds)
         ),
         segmenter=weights.SegmenterPart(
             recipe.segmenter.network,
             recipe.segmenter.windows,
             tuple(export_network(run, f, segmenter, args.out) for f in folds),
         ),
-        training=training,
+        training={
+            "method": "L2SNet, Cai et al. 2023, arXiv:2309.05446, re-implemented",
+            "code": code_version(),
+            "torch": torch.__version__,
+            "folds": histories,
+        },
     )
-    partial = args.out / f".{weights.MANIFEST}.partial"
-    partial.write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
-    partial.replace(args.out / weights.MANIFEST)
+    written(args.out, manifest)
     for line in weights.verify(args.out):
         log.info(line)
     return 0

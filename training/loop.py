@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from l2s.engine import Plan
 from l2s.errors import InputError
 from training.loader import batches
+from training.log import append_log, read_log
 from training.pictures import show
 from training.processes import Process, gathered, shared
 from training.recipe import Schedule
@@ -43,7 +44,7 @@ class Machine:
 
 
 def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW; norms and biases do not decay."""
+    """SGD with Nesterov momentum or AdamW; norms and biases do not decay (ours: the paper decays "the weights")."""
     decay = [p for p in network.parameters() if p.ndim > 1]
     keep = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": schedule.weight_decay}, {"params": keep, "weight_decay": 0.0}]
@@ -84,8 +85,8 @@ def freeze_norms(network: nn.Module) -> None:
 def to_device(batch: Batch, device: str) -> Batch:
     """The batch on the device, its image channels-last."""
     layout = torch.channels_last if batch.image.ndim == 4 else torch.channels_last_3d
-    image = batch.image.to(device, memory_format=layout, non_blocking=True)
-    truth, cue = (None if t is None else t.to(device, non_blocking=True) for t in (batch.truth, batch.cue))
+    image = batch.image.to(device, memory_format=layout)
+    truth, cue = (None if t is None else t.to(device) for t in (batch.truth, batch.cue))
     return Batch(image, truth, cue)
 
 
@@ -95,7 +96,12 @@ def resume(checkpoint: Path, parts: dict, device: str) -> int:
         return 0
     state = torch.load(checkpoint, map_location=device, weights_only=True)
     for name, part in parts.items():
-        part.load_state_dict(state[name])
+        if name in state:  # a scaler, where the run began in another precision
+            part.load_state_dict(state[name])
+    # a kill may have come between the checkpoint and its row
+    rows = read_log(checkpoint.parent)
+    if not rows or rows[-1]["step"] < state["step"]:
+        append_log(checkpoint.parent, json.loads(state["row"]))
     log.info("resumed %s at step %d", checkpoint.parent.name, state["step"])
     return state["step"]
 
@@ -126,7 +132,8 @@ def train(
         The moving average of the weights, in eval mode.
 
     Raises:
-        InputError: the loss is NaN or infinite (the last checkpoint stays), or the batch cannot be shared among the processes.
+        InputError: the loss or its gradient is NaN or infinite (the last checkpoint stays), or the batch cannot be shared among
+            the processes.
     """
     process, device = machine.process, machine.plan.device
     if schedule.batch % process.world:
@@ -147,7 +154,7 @@ def train(
 
     # resume
     checkpoint = folder / "last.pt"
-    parts = {"network": bare, "averaged": averaged, "optimizer": optimizer, "scaler": scaler}
+    parts = {"network": bare, "averaged": averaged, "optimizer": optimizer} | ({"scaler": scaler} if scaler.is_enabled() else {})
     step = resume(checkpoint, parts, device)
     board = SummaryWriter(str(folder / "tensorboard"), purge_step=step) if process.rank == 0 and step < total else None
 
@@ -169,11 +176,14 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(bare.parameters(), schedule.clip_norm)
+        norm = nn.utils.clip_grad_norm_(bare.parameters(), schedule.clip_norm)
         losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
+        # gradients are shared, so that all processes stop at one's NaN; fp16's scaler steps over an overflow by itself
+        bad = not math.isfinite(norm) and not scaler.is_enabled()
+        if bad or not math.isfinite(losses[-1]):
             raise InputError(
-                f"{folder.name}: the loss is {losses[-1]} at step {step}; lower learning_rate in the recipe and go on from {checkpoint}"
+                f"{folder.name}: the loss is {losses[-1]} and its gradient {float(norm)} at step {step}; lower learning_rate in the "
+                f"recipe and go on from {checkpoint}"
             )
         scaler.step(optimizer)
         scaler.update()
@@ -199,9 +209,9 @@ def train(
             scores = [s for s in gathered(validate(averaged.module.eval()), process) if not math.isnan(s)]
             row |= {"held_out_dice": round(sum(scores) / len(scores), 4)} if scores else {}
         if process.rank == 0:
-            save(checkpoint, {name: part.state_dict() for name, part in parts.items()} | {"step": step})
-            with (folder / "log.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            state = {name: part.state_dict() for name, part in parts.items()}
+            save(checkpoint, state | {"step": step, "row": json.dumps(row)})
+            append_log(folder, row)
             note(board, row, show(batch, logits))
             log.info("%s %s", folder.name, row)
         started, losses, waited = time.perf_counter(), [], 0.0

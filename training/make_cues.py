@@ -22,7 +22,7 @@ from l2s.localize.planes import cue_logits
 from training.cases import cue_path, open_case, read_index, save_cue
 from training.loop import trained_state
 from training.recipe import Recipe
-from training.run import cue_folder, exit_with, fold_name, held_out_rows, open_run, parser
+from training.run import cue_folder, exit_with, fold_name, held_out_rows, noted_cases, open_run, parser
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,6 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--device", default="auto")
     args = p.parse_args(argv)
     recipe, run = open_run(args)
-    if recipe.cues not in ("in-fold", "out-of-fold"):
-        raise InputError(f"cues {recipe.cues!r} in the recipe: one of in-fold, out-of-fold")
     plan = engine.choose(args.device)
     folder = cue_folder(run, recipe, args.fold)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +59,12 @@ def main(argv: list[str] | None = None) -> int:
             by_network.setdefault(row["fold"] or 0, []).append(row)
     for maker, its_rows in by_network.items():
         network = load_localizer(run, maker, recipe, plan.device)
+        if recipe.cues == "out-of-fold":
+            seen = set(noted_cases(run / fold_name(maker) / "localizer")["training"])
+            if leaks := [row["name"] for row in its_rows if row["fold"] is not None and row["name"] in seen]:
+                raise InputError(
+                    f"stage 1 of {fold_name(maker)} has trained on {leaks[0]}, whose cue must be out of fold: train it anew"
+                )
         trained = (run / fold_name(maker) / "localizer" / "last.pt").stat().st_mtime
         for row in its_rows:
             target = cue_path(folder, row["name"])

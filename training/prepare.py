@@ -13,6 +13,7 @@ import csv
 import json
 import logging
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 REFUSED = "refused.csv"
 SPLITS = "splits.json"
+MADE_NAME = re.compile(r"(phantom|implant)_\d+")  # kept for the cases made here; `l2s phantom` writes folders of such names
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,14 @@ def list_jobs(found: list[Found], recipe: Recipe) -> list[Job]:
     """Studies first, then the recipe's phantoms, then its implants: phantoms with a patient's tumour."""
     jobs = [Job(f.source, f.name, f.patient, f, None) for f in found]
     first = recipe.seed * 10_000
-    jobs += [Job("phantom", f"phantom_{k:04d}", f"phantom_{k:04d}", None, first + k) for k in range(recipe.phantoms)]
+    # safe_name leaves no colon in a patient's name: a phantom's fold is never a patient's
+    jobs += [Job("phantom", f"phantom_{k:04d}", f"phantom:{k:04d}", None, first + k) for k in range(recipe.phantoms)]
     # an implant belongs to its donor: no fold sees the tumours that it holds out
     donors = [f for f in found for _ in range(recipe.implants)]
-    return jobs + [Job("implant", f"implant_{k:04d}", f.patient, f, first + 5_000 + k) for k, f in enumerate(donors)]
+    jobs += [Job("implant", f"implant_{k:04d}", f.patient, f, first + 5_000 + k) for k, f in enumerate(donors)]
+    # gather sees to it: in one folder two cases would train on each other's arrays
+    assert len({job.name for job in jobs}) == len(jobs), "names of cases are not unique"
+    return jobs
 
 
 def prepare_one(job: Job, recipe: Recipe, cases: Path, organ_maps: list[Path]) -> dict | str:
@@ -98,9 +104,7 @@ def prepare_one(job: Job, recipe: Recipe, cases: Path, organ_maps: list[Path]) -
             lesions = 2 + job.seed % 7 if tumour else None
             sample = make_case(job.seed, phantom_grid(recipe), maps, lesions=lesions, tumours=(tumour,) if tumour else ())
             study, truth = sample.study, sample.truth
-        return store_case(
-            cases, job.name, job.source, job.patient, made_from, study, truth, recipe.spacing_mm_zyx, warnings=warnings
-        )
+        return store_case(cases, job.name, job.source, job.patient, made_from, study, truth, recipe.spacing_mm_zyx, warnings)
     except InputError as error:
         return str(error)
 
@@ -156,9 +160,10 @@ def _progress(items: Iterator, total: int) -> Iterator:
 
 
 def sift(jobs: list[Job], answers: list[dict | str]) -> tuple[list[dict], list[tuple[Job, str]]]:
-    """(rows, refused): of studies with the same PET the first is kept.
+    """(rows, refused): of studies with the same PET the first is kept; implants go with the study that gave their tumour.
 
-    A refused duplicate stays on disk, outside the index, so that the next run need not read it again.
+    A duplicate's implant would carry the first study's tumour, under another patient's name, into the fold that holds it out.
+    What is refused stays on disk, outside the index, so that the next run need not read it again.
     """
     rows, refused, first = [], [], {}
     for job, answer in zip(jobs, answers):
@@ -168,25 +173,27 @@ def sift(jobs: list[Job], answers: list[dict | str]) -> tuple[list[dict], list[t
             refused.append((job, f"its PET is the same, voxel for voxel, as that of {name}; take one of the two out of the data"))
         else:
             rows.append(answer)
-    return rows, refused
+    lost = {job.found for job, _ in refused if job.source not in SYNTHETIC}
+    if orphans := {job.name for job in jobs if job.source == "implant" and job.found in lost}:
+        log.warning("%d implants are left out: the studies that gave their tumours were refused", len(orphans))
+    # the donor's own line says why; an implant would only repeat it
+    return [r for r in rows if r["name"] not in orphans], [(job, reason) for job, reason in refused if job.name not in orphans]
 
 
 def gather(data: list[tuple[str, Path]], tracer: str) -> tuple[list[Found], list[tuple[str, str, str]]]:
-    """(studies of all data sets, (source, name, reason) of the incomplete ones); names are unique over all of them."""
+    """(studies of all data sets, (source, name, reason) of the incomplete ones); names are unique, none is a made case's."""
     found, refused, taken = [], [], set()
     for source, folder in data:
         its_found, its_refused = find_studies(source, folder, tracer)
-        log.info(
-            "%s: %d studies of %d patients, %d incomplete",
-            source,
-            len(its_found),
-            len({f.patient for f in its_found}),
-            len(its_refused),
-        )
-        # two sets may both have a case_001; their patients are then taken as one, which costs nothing
-        names = {f.name: f.name if f.name not in taken else f"{source}-{f.name}" for f in its_found}
-        found += [replace(f, name=names[f.name]) for f in its_found]
-        taken |= set(names.values())
+        patients = len({f.patient for f in its_found})
+        log.info("%s: %d studies of %d patients, %d incomplete", source, len(its_found), patients, len(its_refused))
+        for study in its_found:
+            # two sets may both have a case_001; their patients are then taken as one, which costs nothing
+            name = study.name
+            while name in taken or MADE_NAME.fullmatch(name):
+                name = f"{source}-{name}"
+            taken.add(name)
+            found.append(replace(study, name=name))
         refused += [(source, name, reason) for name, reason in its_refused]
     return found, refused
 
@@ -244,9 +251,7 @@ def write_index(cases: Path, rows: list[dict], refused: list[tuple[str, str, str
 
 def read_flags(argv: list[str] | None) -> argparse.Namespace:
     p = parser(__doc__)
-    p.add_argument(
-        "--data", metavar="NAME=DIR", action="append", default=[], help="a source's name in the recipe and its folder; repeatable"
-    )
+    p.add_argument("--data", metavar="NAME=DIR", action="append", default=[], help="a recipe's source and its folder; repeatable")
     p.add_argument("--tracer", choices=[*TRACERS, "all"], default="fdg", help="which studies of autoPET III and IV are taken")
     p.add_argument(
         "--splits", metavar="FILE", action="append", help="folds in nnU-Net's form; 'dealt': use no file, not even the data's own"

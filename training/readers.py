@@ -249,32 +249,32 @@ def is_swapped(found: list[Found]) -> bool:
     autoPET I and II (and L2SNet's authors) have PET = _0000, III onwards CT = _0000.
 
     Raises:
-        InputError: the voxels do not tell, or the studies disagree.
+        InputError: none of the studies tells, or they disagree.
     """
     answers: dict[str, bool] = {}
+    reasons: dict[str, str] = {}
     for k in sorted({round(k) for k in np.linspace(0, len(found) - 1, PROBED)}):
+        name = found[k].name
         try:
-            answers[found[k].name] = _swapped(found[k])
-        except UnreadableStudy as error:
-            # one damaged study is refused when its turn comes; the others decide
-            log.warning("%s: %s", found[k].name, error)
+            answers[name] = _swapped(found[k])
+        except Exception as error:  # a damaged file makes nibabel and the decompressors raise dozens of classes
+            # the others decide; an odd or damaged study is refused, with a reason of its own, when its turn comes
+            reasons[name] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            log.warning("%s does not tell the CT from the PET: %s", name, reasons[name])
+    if not answers:
+        name, reason = next(iter(reasons.items()))
+        raise InputError(f"none of the {len(reasons)} studies looked at tells the CT from the PET; the first, {name}: {reason}")
     if len(set(answers.values())) > 1:
         shown = ", ".join(f"{'PET' if swapped else 'CT'} in {name}" for name, swapped in answers.items())
         raise InputError(f"_0000 is the {shown}: the studies' channels differ; rename them to one order")
     return any(answers.values())
 
 
-class UnreadableStudy(InputError):
-    """A file cannot be read at all, which says nothing about the others."""
-
-
 def _swapped(found: Found) -> bool:
+    """is_swapped of one study; raises InputError where its voxels do not tell."""
     ranges = []
     for path in (found.ct, found.pet):
-        try:
-            voxels = read_image(path)[0]
-        except InputError as error:
-            raise UnreadableStudy(str(error)) from None
+        voxels = read_image(path)[0]
         ranges.append((float(voxels.min()), float(voxels.max())))
     # a CT goes below -200 in air, lung or bowel, and no SUV does
     is_hu = [low < HU_AIR for low, _ in ranges]
@@ -285,6 +285,6 @@ def _swapped(found: Found) -> bool:
         return True
     shown = " and ".join(f"{p.name} from {low:g} to {high:g}" for p, (low, high) in zip((found.ct, found.pet), ranges))
     raise InputError(
-        f"which channel is the CT cannot be told: {shown} (limits: a CT goes below {HU_AIR:g}, a PET in SUV lies between {MIN_SUV:g} "
+        f"its channels cannot be told: {shown} (limits: a CT goes below {HU_AIR:g}, a PET in SUV lies between {MIN_SUV:g} "
         f"and {MAX_SUV:g}); convert the PET to SUV and the CT to HU"
     )

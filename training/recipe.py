@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from l2s.errors import InputError
-from l2s.localize.network import LocalizerConfig
-from l2s.localize.planes import PlanesConfig
-from l2s.segment.network import SegmenterConfig
+from l2s.localize.network import STRIDE, LocalizerConfig
+from l2s.localize.planes import PLANE_AXIS, PlanesConfig
+from l2s.segment.network import NORMS, SegmenterConfig
 from l2s.segment.windows import WindowsConfig
 from l2s.weights import build
+
+CUES = ("out-of-fold", "in-fold")
+OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,9 @@ class Schedule:
     """How long and how fast a network learns.
 
     Attributes:
-        epochs, steps_per_epoch: length; the learning rate falls per epoch by (1 - n/epochs)^poly_power. steps_per_epoch 0: once
-            through the data, which the paper does not define: in stage 1 every lesion plane, and the lesion-free ones that
-            lesion_share adds; in stage 2 one patch a case.
+        epochs, steps_per_epoch: length; the learning rate falls per epoch by (1 - n/epochs)^poly_power. steps_per_epoch 0: as
+            many samples as the data has, which is our reading, as the paper does not define an epoch: in stage 1 lesion planes
+            / lesion_share, in stage 2 cases. Samples are drawn with replacement.
         batch: samples a step, of all processes together.
         optimizer: 'sgd' (Nesterov momentum) or 'adamw'.
         learning_rate, momentum, weight_decay, poly_power: the optimizer's numbers.
@@ -97,6 +100,7 @@ class LocalizerRecipe:
     """Stage 1.
 
     Attributes:
+        encoder_weights: the encoder's start: '' at random, 'hub' (timm fetches its ImageNet weights) or a local checkpoint.
         crop: rows and columns of a training plane.
         lesion_share, hot_share: shares of the samples that show a lesion, and hot normal tissue; the others are cut anywhere.
         dice_weight: the paper's lambda.
@@ -104,6 +108,7 @@ class LocalizerRecipe:
 
     network: LocalizerConfig
     planes: PlanesConfig
+    encoder_weights: str
     crop: tuple[int, int]
     lesion_share: float
     hot_share: float
@@ -183,7 +188,57 @@ def load_recipe(path: Path, changes: list[str] | None = None) -> Recipe:
         raise InputError(f"{path} is no TOML: {error}") from None
     for change in changes or []:
         _change(value, change)
-    return build(Recipe, value, str(path))
+    return checked(build(Recipe, value, str(path)), str(path))
+
+
+def checked(recipe: Recipe, where: str) -> Recipe:
+    """The recipe, if its values fit together: what would fail an hour later fails here.
+
+    Raises:
+        InputError: one does not.
+    """
+    stride, first, second = recipe.segmenter.network.stride, recipe.localizer, recipe.segmenter
+    tests = [
+        ("cues", recipe.cues, recipe.cues in CUES, f"one of {', '.join(CUES)}"),
+        ("folds", recipe.folds, recipe.folds >= 2, "at least 2"),
+        ("localizer.planes.plane", first.planes.plane, first.planes.plane in PLANE_AXIS, f"one of {', '.join(PLANE_AXIS)}"),
+        ("localizer.crop", first.crop, all(n > 0 and n % STRIDE == 0 for n in first.crop), f"multiples of {STRIDE}"),
+        ("segmenter.network.norm", second.network.norm, second.network.norm in NORMS, f"one of {', '.join(NORMS)}"),
+        (
+            "segmenter.windows.windows",
+            second.windows.windows,
+            second.windows.windows == "gaussian" or second.network.is_local,
+            f"gaussian, as the norm {second.network.norm} sees the whole window",
+        ),
+        (
+            "segmenter.windows.patch_zyx",
+            second.windows.patch_zyx,
+            all(n > 0 and n % stride == 0 for n in second.windows.patch_zyx),
+            f"multiples of {stride}",
+        ),
+    ]
+    for stage, part in (("localizer", first), ("segmenter", second)):
+        schedule = part.schedule
+        tests += [
+            (
+                f"{stage}.schedule.optimizer",
+                schedule.optimizer,
+                schedule.optimizer in OPTIMIZERS,
+                f"one of {', '.join(OPTIMIZERS)}",
+            ),
+            (f"{stage}.schedule.epochs", schedule.epochs, schedule.epochs > 0, "at least 1"),
+            (f"{stage}.schedule.batch", schedule.batch, schedule.batch > 0, "at least 1"),
+            (
+                f"{stage}.lesion_share + hot_share",
+                part.lesion_share + part.hot_share,
+                0 <= part.lesion_share + part.hot_share <= 1 and min(part.lesion_share, part.hot_share) >= 0,
+                "between 0 and 1",
+            ),
+        ]
+    for name, value, good, limit in tests:
+        if not good:
+            raise InputError(f"{where}: {name} is {value!r}; it must be {limit}")
+    return recipe
 
 
 def _change(value: dict, change: str) -> None:

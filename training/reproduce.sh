@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # The paper's experiment in order: data -> folds -> stage 1 -> cues -> stage 2 with and without cue weights -> table -> weights.
 #   training/reproduce.sh [--smoke] [RECIPE.toml] [WEIGHTS_FOLDER]
-# Stopped at any point, it goes on where it was when called again. --smoke: tiny networks on phantoms, minutes, needs no data.
+# Stopped at any point, it goes on where it was when called again. --smoke: tiny networks on phantoms, minutes, needs no data, begins anew.
 #   DATA        training data as NAME=FOLDER ..., each layout that prepare knows (default: sts=../shared/data/sts where it is)
 #   ORGAN_MAPS  organ label maps for the phantoms (default: ../shared/data/organ_maps where they are)
 #   PHANTOMS    fresh phantoms that each fold is scored on beside its patients (default: 2)
+#   PREPARE     further flags of prepare, e.g. "--splits dealt"
 #   LAUNCH      how a network's training is started, e.g. "torchrun --nproc-per-node 8 -m" (default: one process)
+#   LAUNCH2     the same for stage 2, whose batch may be smaller (default: as LAUNCH)
 #   FLAGS       further flags of the trainings, e.g. "--precision bf16 --workers 8"
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,13 +22,18 @@ out=${2:-}
 python=${PYTHON:-.venv/bin/python}
 runs=${L2S_RUNS:-$HOME/.cache/l2s/runs}
 read -r -a launch <<< "${LAUNCH:-$python -m}"
+read -r -a launch2 <<< "${LAUNCH2:-${LAUNCH:-$python -m}}"
+read -r -a prepare <<< "${PREPARE:-}"
 read -r -a flags <<< "${FLAGS:-}"
 
 if [ -n "$smoke" ]; then
   recipe=training/recipes/smoke.toml
   out=${out:-output/smoke/weights}
+  rm -rf output/smoke # a smoke test that goes on from the last one proves nothing
+  runs=$PWD/output/smoke/runs
+  export L2S_RUNS=$runs
   # six phantoms play the patients
-  [ -d output/smoke/data ] || "$python" -m l2s.cli phantom output/smoke/data --cases 6 --seed 900 --shape 60 40 48 --spacing-mm 10 10 10
+  "$python" -m l2s.cli phantom output/smoke/data --cases 6 --seed 900 --shape 60 40 48 --spacing-mm 10 10 10
   DATA="sts=output/smoke/data"
   ORGAN_MAPS=
 else
@@ -48,7 +55,7 @@ start_weights() {
   if [ ! -f "$weights/manifest.json" ]; then
     "$python" -m training.prepare --recipe "$1" "${maps[@]}"
     "${launch[@]}" training.train_localizer --recipe "$1" "${flags[@]}"
-    "${launch[@]}" training.train_segmenter --recipe "$1" "${flags[@]}"
+    "${launch2[@]}" training.train_segmenter --recipe "$1" "${flags[@]}"
     "$python" -m training.export --recipe "$1" --out "$weights"
   fi
 }
@@ -62,7 +69,7 @@ if [ -n "$start" ]; then
   init=(--init "$runs/$(field "$(dirname "$recipe")/$start" name)/weights")
 fi
 
-"$python" -m training.prepare --recipe "$recipe" "${data[@]}" "${maps[@]}"
+"$python" -m training.prepare --recipe "$recipe" "${data[@]}" "${maps[@]}" "${prepare[@]}"
 
 for fold in $folds; do
   "${launch[@]}" training.train_localizer --recipe "$recipe" --fold "$fold" "${init[@]}" "${flags[@]}"
@@ -79,8 +86,8 @@ fi
 weights=()
 plain=()
 for fold in $folds; do
-  "${launch[@]}" training.train_segmenter --recipe "$recipe" --fold "$fold" "${init[@]}" "${flags[@]}"
-  "${launch[@]}" training.train_segmenter --recipe "$recipe" --fold "$fold" --plain "${init[@]}" "${flags[@]}"
+  "${launch2[@]}" training.train_segmenter --recipe "$recipe" --fold "$fold" "${init[@]}" "${flags[@]}"
+  "${launch2[@]}" training.train_segmenter --recipe "$recipe" --fold "$fold" --plain "${init[@]}" "${flags[@]}"
   "$python" -m training.export --recipe "$recipe" --fold "$fold" --out "$run/fold_$fold/weights"
   "$python" -m training.export --recipe "$recipe" --fold "$fold" --plain --out "$run/fold_$fold/weights_plain"
   weights+=("$run/fold_$fold/weights")
@@ -91,7 +98,7 @@ done
   --phantoms "${PHANTOMS:-2}" --out "$run/evaluation"
 
 if [ -n "$out" ]; then
-  "${launch[@]}" training.train_segmenter --recipe "$recipe" "${init[@]}" "${flags[@]}"
+  "${launch2[@]}" training.train_segmenter --recipe "$recipe" "${init[@]}" "${flags[@]}"
   "$python" -m training.export --recipe "$recipe" --out "$out"
 fi
 echo "table: $run/evaluation/table.md"

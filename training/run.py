@@ -8,10 +8,13 @@ import json
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from l2s.errors import InputError
+from l2s.measure.table import write_text
+from training.log import read_log
 from training.recipe import Recipe, load_recipe
 from training.splits import SYNTHETIC
 
@@ -59,24 +62,67 @@ def note_recipe(folder: Path, recipe: Recipe, start: dict | None = None) -> list
     """
     path = folder / "recipes.json"
     notes = json.loads(path.read_text()) if path.is_file() else []
-    rows = (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").is_file() else []
+    rows = read_log(folder)
     now = json.loads(json.dumps(dataclasses.asdict(recipe)))
     if not notes or notes[-1]["recipe"] != now:
+        step = rows[-1]["step"] if rows else 0
         if notes:
-            log.warning("%s is continued by another recipe from step %d on", folder, json.loads(rows[-1])["step"] if rows else 0)
-        notes.append({"from_step": json.loads(rows[-1])["step"] if rows else 0, "start": start, "recipe": now})
+            log.warning("%s is continued by another recipe from step %d on", folder, step)
+        notes.append({"from_step": step, "start": start, "recipe": now})
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(notes, indent=1))
+        write_text(path, json.dumps(notes, indent=1))
     return notes
+
+
+def note_cases(folder: Path, training: list[dict], held_out: list[dict]) -> None:
+    """Writes whom a stage trains on into folder/cases.json, or checks that it is whom the stage has trained on until now.
+
+    Raises:
+        InputError: the folds have changed since: a patient held out now may have been trained on.
+    """
+    path = folder / "cases.json"
+    now = {
+        "trained_on": dict(Counter(r["source"] for r in training)),
+        "training": sorted(r["name"] for r in training),
+        "held_out": sorted({r["patient"] for r in held_out}),
+    }
+    before = json.loads(path.read_text()) if path.is_file() else now
+    if changed := set(before["training"]) ^ set(now["training"]):
+        raise InputError(
+            f"{folder} has trained on other cases ({len(changed)} differ, such as {min(changed)}): take the data of before, remove "
+            "the folder, or give another --run-folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(now, indent=1))
+
+
+def noted_cases(folder: Path) -> dict:
+    """What note_cases wrote.
+
+    Raises:
+        InputError: the stage has not begun to train.
+    """
+    path = folder / "cases.json"
+    if not path.is_file():
+        raise InputError(f"no {path}: train {folder.name} of {folder.parent.name} first")
+    return json.loads(path.read_text())
 
 
 def held_out_rows(rows: list[dict], fold: int | None) -> tuple[list[dict], list[dict]]:
     """(training rows, held-out patients' rows) of a fold; fold None trains on all.
 
     A fold holds phantoms back too, so that their cues may be out of fold, but its figures are of patients alone.
+
+    Raises:
+        InputError: there is no such fold.
     """
-    training = [r for r in rows if fold is None or r["fold"] != fold]
-    return training, [r for r in rows if fold is not None and r["fold"] == fold and r["source"] not in SYNTHETIC]
+    if fold is None:
+        return rows, []
+    folds = {r["fold"] for r in rows} - {None}
+    if fold not in folds:
+        raise InputError(f"fold {fold}: the cases are in folds {', '.join(map(str, sorted(folds)))}")
+    training = [r for r in rows if r["fold"] != fold]
+    return training, [r for r in rows if r["fold"] == fold and r["source"] not in SYNTHETIC]
 
 
 def fold_name(fold: int | None) -> str:

@@ -12,7 +12,7 @@ from l2s.errors import InputError
 from l2s.localize import planes
 from l2s.segment import windows
 from l2s.working import AIR_HU
-from training.augment import drawn_from, geometry, intensities, read_shape
+from training.augment import draw_geometry, drawn_from, intensities
 from training.cases import Case
 from training.recipe import LocalizerRecipe, SegmenterRecipe, Source
 
@@ -26,8 +26,26 @@ class Batch:
     cue: Tensor | None
 
 
+@dataclass(frozen=True)
+class Picked:
+    """A case and what its sample must show.
+
+    Attributes:
+        case: the case.
+        voxel: (z, y, x) of a lesion or of hot normal tissue, None for anywhere.
+        lesion: whether the voxel is a lesion's.
+    """
+
+    case: Case
+    voxel: tuple[int, int, int] | None
+    lesion: bool
+
+
 class Picker:
-    """Draws a source by its share, then one of its cases, then what the sample must show."""
+    """Draws a source by its share, then what the sample must show, then a case that can show it.
+
+    Among lesions a lesion is drawn first and a voxel of it second: by volume, a bulky tumour would hide ten small ones.
+    """
 
     def __init__(self, cases: list[Case], sources: tuple[Source, ...], lesion_share: float, hot_share: float):
         self.pools = [[case for case in cases if case.source == source.name] for source in sources]
@@ -40,19 +58,18 @@ class Picker:
         self.shares = shares / shares.sum()
         self.lesion_share, self.hot_share = lesion_share, hot_share
 
-    def __call__(self, rng: np.random.Generator) -> tuple[Case, tuple[int, int, int] | None]:
-        """A case and the (z, y, x) voxel to show: of a lesion, of hot normal tissue, or None for anywhere."""
+    def __call__(self, rng: np.random.Generator) -> Picked:
         pool = self.pools[rng.choice(len(self.pools), p=self.shares)]
         fate = rng.random()
-        field = (
-            "lesion_voxels" if fate < self.lesion_share else "hot_voxels" if fate < self.lesion_share + self.hot_share else None
-        )
-        able = [case for case in pool if field and len(getattr(case, field))]
-        if not able:
-            return pool[rng.integers(len(pool))], None
-        case = able[rng.integers(len(able))]
-        voxels = getattr(case, field)
-        return case, tuple(int(v) for v in voxels[rng.integers(len(voxels))])
+        if fate < self.lesion_share and (able := [case for case in pool if case.lesion_voxels]):
+            case = able[rng.integers(len(able))]
+            voxels = case.lesion_voxels[rng.integers(len(case.lesion_voxels))]
+            return Picked(case, tuple(int(v) for v in voxels[rng.integers(len(voxels))]), True)
+        hot = self.lesion_share <= fate < self.lesion_share + self.hot_share
+        if hot and (able := [case for case in pool if len(case.hot_voxels)]):
+            case = able[rng.integers(len(able))]
+            return Picked(case, tuple(int(v) for v in case.hot_voxels[rng.integers(len(case.hot_voxels))]), False)
+        return Picked(pool[rng.integers(len(pool))], None, False)
 
 
 def draw_centre(rng: np.random.Generator, length: int, size: int, must_see: int | None) -> int:
@@ -86,6 +103,15 @@ def sample_rng(seed: int, stage: int, step: int, sample: int) -> np.random.Gener
     return np.random.default_rng([seed, stage, step, sample])
 
 
+def lesion_free(rng: np.random.Generator, index: int, length: int, lesion_planes: np.ndarray) -> int:
+    """The plane itself where it shows no lesion, else the nearest that shows none; itself again where all do."""
+    free = np.setdiff1d(np.arange(length), lesion_planes)
+    if not len(free) or index in free:
+        return index
+    away = np.abs(free - index)
+    return int(rng.choice(free[away == away.min()]))
+
+
 class PlaneSampler:
     """Stage 1's batches: planes with their neighbours, cropped, turned, mirrored."""
 
@@ -94,9 +120,7 @@ class PlaneSampler:
         self.pick = Picker(cases, sources, recipe.lesion_share, recipe.hot_share)
         self.axis = planes.PLANE_AXIS[recipe.planes.plane]
         axes = "zyx"[: self.axis] + "zyx"[self.axis + 1 :]
-        self.geometry, self.intensities = geometry(recipe.augment, recipe.crop, axes), intensities(recipe.augment)
-        self.read = list(read_shape(recipe.augment, recipe.crop))
-        self.read.insert(self.axis, 2 * recipe.network.neighbours + 1)
+        self.axes, self.intensities = axes, intensities(recipe.augment)
         self.crop = list(recipe.crop)
         self.crop.insert(self.axis, 1)
 
@@ -104,18 +128,22 @@ class PlaneSampler:
         """(channels, rows, columns) scaled planes and (1, rows, columns) truth."""
         recipe, axis, n = self.recipe, self.axis, self.recipe.network.neighbours
         rng = sample_rng(self.seed, 1, step, sample)
-        case, voxel = self.pick(rng)
-        shape = case.truth.shape
-        centre = [draw_centre(rng, length, c, s) for length, c, s in zip(shape, self.crop, voxel or (None, None, None))]
+        picked = self.pick(rng)
+        case, shape = picked.case, picked.case.truth.shape
+        centre = [draw_centre(rng, length, c, s) for length, c, s in zip(shape, self.crop, picked.voxel or (None, None, None))]
+        if not picked.lesion:
+            centre[axis] = lesion_free(rng, centre[axis], shape[axis], case.lesion_planes[axis])
         gain = rng.uniform(1 - recipe.augment.gain, 1 + recipe.augment.gain)
-        block = read_block(case.pet_suv, centre, self.read)
+        turn = draw_geometry(rng, recipe.augment, recipe.crop, self.axes)
+        read = [*turn.read[:axis], 2 * n + 1, *turn.read[axis:]]
+        block = read_block(case.pet_suv, centre, read)
         # beyond the first and the last plane the edge plane is repeated, as at inference
         wanted = np.clip(np.arange(-n, n + 1) + centre[axis], 0, shape[axis] - 1) - (centre[axis] - n)
         block = np.moveaxis(block.take(wanted, axis), axis, 0)
-        truth = read_block(case.truth, centre, [1 if k == axis else length for k, length in enumerate(self.read)])
+        truth = read_block(case.truth, centre, [1 if k == axis else length for k, length in enumerate(read)])
         truth = np.moveaxis(truth, axis, 0)
         with drawn_from(rng):
-            warped = self.geometry(
+            warped = turn.transform(
                 image=torch.from_numpy(np.ascontiguousarray(block) * np.float32(gain)),
                 segmentation=torch.from_numpy(np.ascontiguousarray(truth)),
             )
@@ -129,30 +157,29 @@ class PatchSampler:
     def __init__(self, cases: list[Case], recipe: SegmenterRecipe, sources: tuple[Source, ...], seed: int):
         self.recipe, self.seed = recipe, seed
         self.pick = Picker(cases, sources, recipe.lesion_share, recipe.hot_share)
-        patch = tuple(recipe.windows.patch_zyx)
-        self.geometry, self.intensities = geometry(recipe.augment, patch, "zyx"), intensities(recipe.augment)
-        self.read = read_shape(recipe.augment, patch)
+        self.intensities = intensities(recipe.augment)
 
     def one(self, step: int, sample: int) -> tuple[Tensor, ...]:
         """(2, z, y, x) scaled PET and CT, (1, z, y, x) truth, and the same of the cue where the loss is weighed."""
         recipe = self.recipe
         rng = sample_rng(self.seed, 2, step, sample)
-        case, voxel = self.pick(rng)
-        patch = recipe.windows.patch_zyx
-        centre = [draw_centre(rng, n, p, s) for n, p, s in zip(case.truth.shape, patch, voxel or (None, None, None))]
+        picked = self.pick(rng)
+        case, patch = picked.case, tuple(recipe.windows.patch_zyx)
+        centre = [draw_centre(rng, n, p, s) for n, p, s in zip(case.truth.shape, patch, picked.voxel or (None, None, None))]
         gain = rng.uniform(1 - recipe.augment.gain, 1 + recipe.augment.gain)
+        turn = draw_geometry(rng, recipe.augment, patch, "zyx")
         # CT counts from air here, so that beyond the block's faces 0 is air in both images
         images = np.stack(
             [
-                read_block(case.pet_suv, centre, self.read) * np.float32(gain),
-                read_block(case.ct_hu, centre, self.read, AIR_HU) - AIR_HU,
+                read_block(case.pet_suv, centre, turn.read) * np.float32(gain),
+                read_block(case.ct_hu, centre, turn.read, AIR_HU) - AIR_HU,
             ]
         ).astype(np.float32)
-        cue = read_block(case.cue, centre, self.read)[None] if recipe.cue_weights else None
+        cue = read_block(case.cue, centre, turn.read)[None] if recipe.cue_weights else None
         with drawn_from(rng):
-            warped = self.geometry(
+            warped = turn.transform(
                 image=torch.from_numpy(images),
-                segmentation=torch.from_numpy(read_block(case.truth, centre, self.read)[None]),
+                segmentation=torch.from_numpy(read_block(case.truth, centre, turn.read)[None]),
                 regression_target=None if cue is None else torch.from_numpy(cue),
             )
             pet, ct = warped["image"].numpy()

@@ -24,7 +24,7 @@ def start_from(folder: Path, stage: str, network: nn.Module, held_out: list[dict
         held_out: rows of the patients that this run is to be tested on; a start that has seen them is warned of.
 
     Returns:
-        {"name", "sha256"} of those weights, for the run's notes.
+        {"name", "sha256", "seen"} of those weights, for the run's notes; seen: patients of held_out that they may have trained on.
 
     Raises:
         InputError: the folder is damaged, or its network has another configuration.
@@ -46,7 +46,7 @@ def start_from(folder: Path, stage: str, network: nn.Module, held_out: list[dict
             seen[0],
         )
     weights.load_network(weights.checked_path(folder, part.files[0]), network).train()
-    return {"name": manifest.name, "sha256": sha256}
+    return {"name": manifest.name, "sha256": sha256, "seen": seen}
 
 
 def seen_by(manifest: weights.Manifest, rows: list[dict]) -> list[str]:

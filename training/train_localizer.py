@@ -19,15 +19,13 @@ from training.loop import Machine, train
 from training.losses import bce_dice
 from training.processes import joined
 from training.recipe import whole_epochs
-from training.run import exit_with, fold_name, held_out_rows, note_recipe, open_run, training_parser
+from training.run import exit_with, fold_name, held_out_rows, note_cases, note_recipe, open_run, training_parser
 from training.sampling import PlaneSampler, make_batch
 from training.start import start_from
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = training_parser(__doc__)
-    p.add_argument("--encoder-weights", help="a local ImageNet checkpoint of the encoder to start from, or hub")
-    args = p.parse_args(argv)
+    args = training_parser(__doc__).parse_args(argv)
     recipe, run = open_run(args)
     with joined(args.device) as (process, device):
         plan = engine.choose(device, args.precision)
@@ -35,10 +33,12 @@ def main(argv: list[str] | None = None) -> int:
         rows, held_out_of_fold = held_out_rows(read_index(run / "cases"), args.fold)
         training = [open_case(run / "cases", r) for r in rows]
         held_out = [open_case(run / "cases", r) for r in held_out_of_fold[process.rank :: process.world]]
-        network = Localizer(recipe.localizer.network, args.encoder_weights)
+        # a start from a weights folder overwrites the encoder: nothing is fetched for it
+        network = Localizer(recipe.localizer.network, None if args.init else recipe.localizer.encoder_weights or None)
         start = start_from(args.init, "localizer", network, held_out_of_fold) if args.init else None
         folder = run / fold_name(args.fold) / "localizer"
         if process.rank == 0:
+            note_cases(folder, rows, held_out_of_fold)
             note_recipe(folder, recipe, start)
         sampler = PlaneSampler(training, recipe.localizer, recipe.sources, recipe.seed)
         planes_shown = lesion_planes(rows, recipe.localizer.planes.plane) / max(recipe.localizer.lesion_share, 1e-3)
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def lesion_planes(rows: list[dict], plane: str) -> int:
     """How many planes of the cases show lesion."""
-    return sum(row["lesion_planes_zyx"][PLANE_AXIS[plane]] for row in rows)
+    return sum(len(row["lesion_planes_zyx"][PLANE_AXIS[plane]]) for row in rows)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from training.loop import Machine, train
 from training.losses import bce_dice
 from training.processes import joined
 from training.recipe import whole_epochs
-from training.run import cue_folder, exit_with, fold_name, held_out_rows, note_recipe, open_run, training_parser
+from training.run import cue_folder, exit_with, fold_name, held_out_rows, note_cases, note_recipe, open_run, training_parser
 from training.sampling import PatchSampler, make_batch
 from training.start import start_from
 
@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         start = start_from(args.init, "segmenter", network, held_out_of_fold) if args.init else None
         folder = run / fold_name(args.fold) / ("segmenter_plain" if args.plain else "segmenter")
         if process.rank == 0:
+            note_cases(folder, rows, held_out_of_fold)
             note_recipe(folder, recipe, start)
         sampler = PatchSampler(training, recipe.segmenter, recipe.sources, recipe.seed)
         windows = recipe.segmenter.windows

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.augment import drawn_from, geometry, intensities, read_shape
+from training.augment import draw_geometry, drawn_from, intensities
 from training.recipe import load_recipe
 
 PAPER = load_recipe(Path(__file__).parents[2] / "training/recipes/paper.toml").segmenter.augment
@@ -21,40 +21,55 @@ def drawn(seed, transform, **data):
         return transform(**data)
 
 
-def test_doing_nothing_cuts_the_centre():
-    block = torch.arange(2 * 6 * 8, dtype=torch.float32).reshape(2, 6, 8)
-    assert torch.equal(drawn(0, geometry(STILL, (4, 4), "zx"), image=block)["image"], block[:, 1:5, 2:6])
+def turned(seed, config, shape, axes, block_of, **names):
+    """The sample of a drawn geometry from the block that it asks for."""
+    rng = np.random.default_rng(seed)
+    geometry = draw_geometry(rng, config, shape, axes)
+    block = block_of(geometry.read)
+    with drawn_from(rng):
+        return block, geometry.transform(image=block, **{name: block[:1].clone() for name in names})
+
+
+def test_doing_nothing_reads_and_shows_the_sample_alone():
+    block, out = turned(0, STILL, (4, 6), "zx", lambda read: torch.randn(2, *read))
+    assert block.shape == (2, 4, 6)
+    assert torch.equal(out["image"], block)
     assert torch.equal(drawn(0, intensities(STILL), image=block.clone())["image"], block)
 
 
 @pytest.mark.parametrize(("axes", "axis"), [("zyx", 3), ("zx", 2), ("zy", None)])
 def test_left_and_right_are_mirrored_wherever_that_axis_lies(axes, axis):
-    mirror = geometry(dataclasses.replace(STILL, mirror=("x",)), (4, 6, 8)[: len(axes)], axes)
-    block = torch.randn(1, *(4, 6, 8)[: len(axes)])
-    seen = {bool(torch.equal(drawn(seed, mirror, image=block)["image"], block)) for seed in range(20)}
+    config, shape = dataclasses.replace(STILL, mirror=("x",)), (4, 6, 8)[: len(axes)]
+    seen = set()
+    for seed in range(20):
+        block, out = turned(seed, config, shape, axes, lambda read: torch.randn(1, *read))
+        kept = torch.equal(out["image"], block)
+        assert kept or torch.equal(out["image"], block.flip(axis))
+        seen.add(kept)
     assert seen == ({True} if axis is None else {True, False})
-    flipped = [drawn(seed, mirror, image=block)["image"] for seed in range(20)]
-    assert all(torch.equal(f, block) or torch.equal(f, block.flip(axis)) for f in flipped)
 
 
 def test_image_truth_and_cue_go_through_one_geometry():
-    shape = (12, 12, 12)
-    blob = torch.zeros(1, *read_shape(ALWAYS, shape))
-    blob[:, 14:19, 16:21, 15:22] = 1.0
-    transform = geometry(ALWAYS, shape, "zyx")
+    def ball(read):
+        grid = torch.meshgrid(*(torch.arange(n) - n / 2 for n in read), indexing="ij")
+        return ((grid[0] + 1) ** 2 + (grid[1] - 1) ** 2 + grid[2] ** 2 < 12)[None].float().repeat(2, 1, 1, 1)
+
     for seed in range(5):
-        out = drawn(seed, transform, image=blob.repeat(2, 1, 1, 1), segmentation=blob, regression_target=blob)
-        assert torch.equal(out["image"][0], out["regression_target"][0])
-        assert torch.equal(out["segmentation"][0] > 0.5, out["image"][0] > 0.5)
-        assert 20 < out["segmentation"].sum() < 1000
+        _, out = turned(seed, ALWAYS, (12, 12, 12), "zyx", ball, segmentation=1, regression_target=1)
+        assert torch.equal(out["image"][:1], out["regression_target"])
+        assert torch.equal(out["segmentation"] > 0.5, out["image"][:1] > 0.5)
+        assert 10 < out["segmentation"].sum() < 300
 
 
-def test_a_turned_sample_shows_nothing_from_beyond_its_block():
+@pytest.mark.parametrize(("shape", "axes"), [((20, 16), "zx"), ((16, 10, 13), "zyx")])
+def test_a_turned_sample_shows_nothing_from_beyond_its_block_and_reads_no_more_than_it_needs(shape, axes):
     config = dataclasses.replace(ALWAYS, rotation_deg=30.0, zoom=(0.7, 1.4))
-    shape = (20, 16)
-    block = torch.ones(1, *read_shape(config, shape))
-    transform = geometry(config, shape, "zx")
-    assert all(drawn(seed, transform, image=block)["image"].min() > 0.999 for seed in range(30))
+    for seed in range(30):
+        block, out = turned(seed, config, shape, axes, lambda read: torch.ones(1, *read))
+        assert out["image"].min() > 0.999
+        smaller = torch.nn.functional.pad(torch.ones(1, *(n - 4 for n in block.shape[1:])), (2, 2) * len(shape))
+        _, out = turned(seed, config, shape, axes, lambda read, smaller=smaller: smaller)
+        assert out["image"].min() < 0.999
 
 
 def test_the_same_generator_draws_the_same_and_others_draw_otherwise():

@@ -94,6 +94,27 @@ def test_nan_stops_with_a_message_and_keeps_the_checkpoint(tmp_path):
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 4
 
 
+def test_a_nan_gradient_of_a_finite_loss_reaches_no_checkpoint(tmp_path):
+    def loss_at(logits, batch):
+        # the square root's slope at 0 is infinite, times 0 it is NaN
+        return bce_dice(logits, batch.truth) + (0.0 * logits).abs().sum().sqrt()
+
+    with pytest.raises(InputError, match="gradient nan at step 0"):
+        train(make_network(), SCHEDULE, make_batch, loss_at, tmp_path, MACHINE)
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_a_kill_between_checkpoint_and_log_loses_no_row(tmp_path):
+    run(tmp_path)
+    path = tmp_path / "log.jsonl"
+    whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
+    for left in (lines[:-1], [*lines[:-1], lines[-1][:20]]):
+        path.write_text("".join(left))
+        run(tmp_path)
+        assert path.read_text() == whole
+
+
 def test_the_rate_falls_by_epochs_after_a_warm_up():
     paper = dataclasses.replace(SCHEDULE, epochs=200, steps_per_epoch=10, learning_rate=1e-3, warmup_steps=0)
     assert learning_rate(paper, 0) == learning_rate(paper, 9) == 1e-3

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from l2s.errors import InputError
-from training import prepare
+from training import prepare, readers
 from training.cases import open_case, read_index, read_whole
 from training.recipe import load_recipe
 
@@ -66,6 +66,12 @@ def run(recipe: Path, folder: Path, *data: str, flags: tuple[str, ...] = ()) -> 
     sources = [part for value in data for part in ("--data", value)]
     prepare.main(["--recipe", str(recipe), "--run-folder", str(folder), "--workers", "1", *sources, *flags])
     return read_index(folder / "cases")
+
+
+def made(phantoms: int = 0, implants: int = 0) -> tuple[str, ...]:
+    """Flags for so many small phantoms and implants."""
+    changes = (f"phantoms={phantoms}", f"implants={implants}", "phantom_shape_zyx=[40, 28, 36]")
+    return tuple(part for change in changes for part in ("--set", change))
 
 
 def refused(folder: Path) -> dict[str, str]:
@@ -147,6 +153,56 @@ def test_two_sets_may_use_the_same_names(recipe, tmp_path, caplog):
     ]  # fmt: skip
     assert rows[0]["fold"] == rows[1]["fold"] != rows[2]["fold"]
     assert "draws no samples from source 'other'" in caplog.text
+
+
+def test_implants_of_refused_studies_do_not_train(recipe, tmp_path, caplog):
+    data = tmp_path / "sts"
+    for k, name in enumerate(("a_good", "b_twin", "c_bad", "d_good")):
+        write_study(data / name, k)
+    shutil.copytree(data / "a_good", data / "b_twin", dirs_exist_ok=True)
+    scaled(data / "c_bad/PET.nii.gz", 5000.0)
+    rows = run(recipe, tmp_path / "run", f"sts={data}", flags=made(implants=1))
+    fold = {r["name"]: r["fold"] for r in rows}
+    assert sorted(fold) == ["a_good", "d_good", "implant_0000", "implant_0003"]
+    assert fold["implant_0000"] == fold["a_good"] != fold["implant_0003"] == fold["d_good"]
+    assert None not in fold.values()
+    assert "2 implants are left out" in caplog.text
+    # each refused study has one line, not another for its implant
+    assert sorted(refused(tmp_path / "run")) == ["b_twin", "c_bad"]
+
+
+def test_an_implant_that_fails_is_refused_itself():
+    found = readers.Found("sts", "a", "p", Path("pet"), Path("ct"), Path("truth"))
+    jobs = [prepare.Job("sts", "a", "p", found, None), prepare.Job("implant", "implant_0000", "p", found, 1)]
+    row = {"name": "a", "source": "sts", "pet_sha256": "0"}
+    assert prepare.sift(jobs, [row, "no place for it"]) == ([row], [(jobs[1], "no place for it")])
+
+
+def test_studies_named_like_made_cases_stay_apart_from_them(recipe, tmp_path):
+    data, names = tmp_path / "sts", ("implant_0000", "phantom_0001", "phantom_x", "sts-implant_0000")
+    for k, name in enumerate(names):
+        write_study(data / name, k)
+    alone = run(recipe, tmp_path / "alone", f"sts={data}")
+    rows = run(recipe, tmp_path / "run", f"sts={data}", flags=made(phantoms=2, implants=1))
+    assert len({r["name"] for r in rows}) == len(rows) == 4 + 2 + 4
+    # the studies' shapes, folds and arrays are those that they have where nothing is made
+    assert rows[:4] == alone
+    assert [(r["name"], r["patient"]) for r in rows[:4]] == list(
+        zip(("sts-implant_0000", "sts-phantom_0001", "phantom_x", "sts-sts-implant_0000"), names)
+    )
+    for r in rows[:4]:
+        assert open_case(tmp_path / "run/cases", r).truth[...].sum() == 64
+    phantoms = [(r["name"], r["patient"], r["fold"]) for r in rows if r["source"] == "phantom"]
+    assert phantoms == [("phantom_0000", "phantom:0000", 0), ("phantom_0001", "phantom:0001", 1)]
+    fold_of = {r["patient"]: r["fold"] for r in rows[:4]}
+    assert all(r["fold"] == fold_of[r["patient"]] for r in rows if r["source"] == "implant")
+
+
+def test_two_jobs_of_one_name_are_a_bug(recipe, tmp_path):
+    write_study(tmp_path / "sts/a", 1)
+    found, _ = prepare.gather([("sts", tmp_path / "sts")], "fdg")
+    with pytest.raises(AssertionError, match="not unique"):
+        prepare.list_jobs(found * 2, load_recipe(recipe))
 
 
 def test_splits_beside_the_data_decide_and_moved_cases_are_said(recipe, tmp_path, caplog):

@@ -90,6 +90,8 @@ def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(prepared, ti
 def test_two_processes_equal_one_with_the_whole_batch(prepared, tiny_recipe, stage):
     # layer norm sees a voxel, frozen batch norms see nothing: what is left is one gradient cut in two
     text = tiny_recipe(sources=PHANTOMS, norm="layer", epochs=2, steps=3, freeze=True)
+    # AdamW would divide a gradient of rounding noise by itself
+    text = text.replace('optimizer = "adamw"', 'optimizer = "sgd"').replace("learning_rate = 1e-3", "learning_rate = 5e-2")
     recipe, one = prepared(text, f"one_{stage}")
     finish(command(f"train_{stage}", recipe, one))
     recipe, two = prepared(text, f"two_{stage}")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from l2s.errors import InputError
+from training import readers
 from training.readers import find_studies, is_swapped, load_study, one_study, safe_name
 
 SHAPE = (10, 9, 8)
@@ -64,6 +65,8 @@ def test_names_that_become_equal_stay_apart(tmp_path):
     assert [f.name for f in find_studies("x", tmp_path)[0]] == ["a_b", "a_b_2"]
     assert safe_name(" ../a/b: c ") == "a_b_c"
     assert safe_name("...") == "_"
+    # what sets a made phantom's patient apart
+    assert safe_name("phantom:0000") == "phantom_0000"
 
 
 @pytest.mark.parametrize("channels", [("hu", "suv"), ("suv", "hu")])
@@ -81,7 +84,7 @@ def test_nnunet_channels_are_told_by_their_voxels(tmp_path, channels):
 
 def test_channels_that_cannot_be_told_or_differ_are_refused(tmp_path):
     write_nnunet(tmp_path / "a", ["fdg_p_s"], ("suv", "suv"))
-    with pytest.raises(InputError, match="cannot be told: .*_0000.nii.gz from"):
+    with pytest.raises(InputError, match="none of the 1 studies .* fdg_p_s: its channels cannot be told: .*_0000.nii.gz from"):
         find_studies("x", tmp_path / "a")
     write_nnunet(tmp_path / "b", ["fdg_p_s"], ("hu", "suv"))
     write_nnunet(tmp_path / "b", ["fdg_q_s"], ("suv", "hu"))
@@ -95,6 +98,39 @@ def test_one_damaged_study_does_not_decide_on_the_channels(tmp_path):
     found, _ = find_studies("x", tmp_path)
     assert [f.pet.name for f in found] == ["fdg_a_s_0000.nii.gz", "fdg_b_s_0000.nii.gz"]
     assert not is_swapped(found)
+
+
+@pytest.mark.parametrize("bad", range(4))
+def test_one_odd_study_of_four_neither_stops_the_others_nor_loses_its_reason(tmp_path, caplog, bad):
+    write_nnunet(tmp_path, [f"fdg_p{k}_s" for k in range(4)], ("suv", "hu"))
+    write(tmp_path / f"imagesTr/fdg_p{bad}_s_0000.nii.gz", "suv", add=5000.0)
+    found, refused = find_studies("x", tmp_path)
+    assert refused == []
+    assert [f.pet.name for f in found] == [f"fdg_p{k}_s_0000.nii.gz" for k in range(4)]
+    # the second of four is not looked at
+    assert (f"fdg_p{bad}_s does not tell" in caplog.text) == (bad != 1)
+    for k, study in enumerate(found):
+        if k == bad:
+            with pytest.raises(InputError, match="limit 1000.: this is Bq/ml"):
+                load_study(study)
+        else:
+            assert load_study(study)[0].pet_suv.max() < 10
+
+
+def test_whatever_a_reader_raises_leaves_the_channels_to_the_others(tmp_path, monkeypatch):
+    write_nnunet(tmp_path, ["fdg_a_s", "fdg_b_s"], ("suv", "hu"))
+    read = readers.read_image
+
+    def broken(path, names):
+        if any(name in path.name for name in names):
+            raise ZeroDivisionError("slope")
+        return read(path)
+
+    monkeypatch.setattr(readers, "read_image", lambda path: broken(path, ["fdg_a"]))
+    assert find_studies("x", tmp_path)[0][0].pet.name == "fdg_a_s_0000.nii.gz"
+    monkeypatch.setattr(readers, "read_image", lambda path: broken(path, ["fdg_a", "fdg_b"]))
+    with pytest.raises(InputError, match="none of the 2 studies .* fdg_a_s: ZeroDivisionError: slope"):
+        find_studies("x", tmp_path)
 
 
 def test_tracers_are_chosen_and_lacking_files_named(tmp_path):

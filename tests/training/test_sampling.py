@@ -8,9 +8,9 @@ import pytest
 
 from l2s.errors import InputError
 from l2s.localize.planes import scale, stack_planes, take_planes
-from training.cases import Case, some_voxels
+from training.cases import Case, lesion_table, some_voxels
 from training.recipe import Source, load_recipe
-from training.sampling import PatchSampler, Picker, PlaneSampler, draw_centre, make_batch, read_block
+from training.sampling import PatchSampler, Picked, Picker, PlaneSampler, draw_centre, lesion_free, make_batch, read_block
 
 RECIPE = load_recipe(Path(__file__).parents[2] / "training/recipes/small.toml")
 
@@ -25,7 +25,16 @@ def make_case(name, source, shape=(40, 36, 44), lesion=True) -> Case:
     pet[30:33, 20:23, 5:8] = 7  # a hot organ
     ct = np.full(shape, 40, np.int16)
     return Case(
-        name, source, name, pet, ct, truth, truth.astype(np.float16), some_voxels(truth), some_voxels((pet > 2.5) & ~truth)
+        name,
+        source,
+        name,
+        pet,
+        ct,
+        truth,
+        truth.astype(np.float16),
+        (some_voxels(truth),) if lesion else (),
+        tuple(np.flatnonzero(np.moveaxis(truth, axis, 0).any((1, 2))) for axis in range(3)),
+        some_voxels((pet > 2.5) & ~truth),
     )
 
 
@@ -62,17 +71,18 @@ def test_edge_planes_are_repeated_as_at_inference(plane):
     still = dataclasses.replace(RECIPE.localizer.augment, gain=0.0, mirror=(), **chances)
     config = dataclasses.replace(RECIPE.localizer.planes, plane=plane)
     recipe = dataclasses.replace(RECIPE.localizer, planes=config, crop=(36, 36), augment=still, lesion_share=0.0, hot_share=0.0)
-    case = make_case("a", "sts", shape=(36, 36, 36))
+    case = make_case("a", "sts", shape=(36, 36, 36), lesion=False)
     sampler = PlaneSampler([case], recipe, (Source("sts", 1.0),), 1)
     planes = stack_planes(scale(case.pet_suv, config), config)
     seen = set()
-    for step in range(40):
+    for step in range(60):
         image = make_batch(sampler, step).image[0].numpy()
         # the plane shown is the one that equals the middle channel; all five channels must be inference's
         index = int(np.argmin([np.abs(image[2] - p).max() for p in planes]))
         np.testing.assert_array_equal(image, take_planes(planes, [index], 2)[0])
         seen.add(index)
-    assert min(seen) < 2 or max(seen) > 33
+    assert min(seen) < 2
+    assert max(seen) > 33
 
 
 def test_planes_have_their_shapes_and_their_share_of_lesion():
@@ -107,18 +117,42 @@ def test_shares_are_kept_and_an_empty_source_is_named():
     pick = Picker(CASES, (Source("sts", 0.25), Source("phantom", 0.75)), lesion_share=0.5, hot_share=0.3)
     rng = np.random.default_rng(0)
     drawn = [pick(rng) for _ in range(4000)]
-    assert 0.22 < np.mean([case.source == "sts" for case, _ in drawn]) < 0.28
-    shown = [("anywhere" if voxel is None else "lesion" if case.truth[voxel] else "hot") for case, voxel in drawn]
+    assert 0.22 < np.mean([p.case.source == "sts" for p in drawn]) < 0.28
+    shown = ["anywhere" if p.voxel is None else "lesion" if p.case.truth[p.voxel] else "hot" for p in drawn]
+    assert all((s == "lesion") == p.lesion for s, p in zip(shown, drawn))
     assert 0.47 < shown.count("lesion") / 4000 < 0.53
     assert 0.27 < shown.count("hot") / 4000 < 0.33
-    assert all(case.pet_suv[voxel] > 2.5 for case, voxel in drawn if voxel)
+    assert all(p.case.pet_suv[p.voxel] > 2.5 for p in drawn if p.voxel)
     with pytest.raises(InputError, match="'autopet'"):
         Picker(CASES, (Source("autopet", 1.0),), 0.5, 0.3)
 
 
+def test_a_small_lesion_is_drawn_as_often_as_a_bulky_one():
+    truth = np.zeros((20, 20, 20), bool)
+    truth[2:12, 2:12, 2:12] = True
+    truth[16, 16, 16] = True
+    table = lesion_table(truth)
+    lesions = tuple(table[table[:, 3] == k, :3] for k in range(2))
+    assert sorted(map(len, lesions)) == [1, 500]
+    case = dataclasses.replace(CASES[0], truth=truth, lesion_voxels=lesions)
+    pick = Picker([case], (Source("sts", 1.0),), lesion_share=1.0, hot_share=0.0)
+    rng = np.random.default_rng(0)
+    assert 0.4 < np.mean([pick(rng).voxel == (16, 16, 16) for _ in range(1000)]) < 0.6
+
+
+def test_planes_that_need_show_no_lesion_show_none():
+    recipe = dataclasses.replace(RECIPE.localizer, lesion_share=0.0, hot_share=0.0, crop=(40, 44))
+    sampler = PlaneSampler(CASES[:1], recipe, (Source("sts", 1.0),), 1)
+    assert not any(make_batch(sampler, step).truth.any() for step in range(10))
+    rng = np.random.default_rng(0)
+    assert lesion_free(rng, 5, 10, np.array([4, 5, 6, 7])) == 3
+    assert lesion_free(rng, 5, 10, np.array([1])) == 5
+    assert lesion_free(rng, 1, 3, np.arange(3)) == 1
+
+
 def test_without_lesions_a_sample_is_cut_anywhere():
     pick = Picker([CASES[2]], (Source("phantom", 1.0),), lesion_share=1.0, hot_share=0.0)
-    assert pick(np.random.default_rng(0)) == (CASES[2], None)
+    assert pick(np.random.default_rng(0)) == Picked(CASES[2], None, False)
 
 
 def test_some_voxels_are_spread_over_the_mask():

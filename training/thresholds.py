@@ -1,0 +1,83 @@
+"""Which thresholds of the voxelwise fusion: every pair of a grid, on held-out patients, against the paper's pair.
+
+    python -m training.thresholds --weights RUN/fold_0/weights --data sts=../shared/data/sts
+
+Each network runs once a patient; prints a Markdown table. Differences are paired, in patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections import defaultdict
+from pathlib import Path
+
+from l2s import engine, pipeline, weights
+from l2s.errors import InputError
+from l2s.fuse.voxelwise import Thresholds, fuse
+from l2s.measure.metrics import evaluate_masks
+from l2s.measure.table import figure
+from l2s.working import to_working
+from training import statistics, tables
+from training.held_out import Job, open_folds, patient_jobs, read
+from training.prepare import read_data
+from training.run import exit_with
+from training.scores import Row
+
+log = logging.getLogger(__name__)
+
+LENIENT = (0.05, 0.1, 0.2, 0.3, 0.5)
+STRICT = (0.5, 0.7, 0.9, 0.95, 0.99)
+
+
+def rows_of(job: Job, model: weights.Model, plan: engine.Plan) -> dict[tuple[float, float], Row]:
+    """(lenient, strict) -> the case's row."""
+    study, truth = read(job)
+    working = to_working(study, model.manifest.spacing_mm_zyx)
+    cue = pipeline.on_pet_grid(pipeline.cue_logits(working, model, plan), working, study.grid)
+    logits = pipeline.lesion_logits(working, model, plan, pipeline.windows_config(model, None))
+    probability = pipeline.on_pet_grid(logits, working, study.grid)
+    rows = {}
+    for lenient in LENIENT:
+        for strict in (s for s in STRICT if s >= lenient):
+            mask = fuse(probability, cue, Thresholds(lenient=lenient, strict=strict))
+            scores = evaluate_masks(truth, mask, study.grid.voxel_volume_ml, study.name)
+            rows[lenient, strict] = Row(job.data, job.fold.label, job.patient, "voxelwise", scores, (), (), (0, 0, 0))
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    p.add_argument("--weights", type=Path, nargs="+", required=True, help="weights folders, one a fold")
+    p.add_argument("--data", metavar="NAME=DIR", action="append", required=True, help="as in training.evaluate")
+    p.add_argument("--device", default="auto")
+    args = p.parse_args(argv)
+    plan = engine.choose(args.device)
+    folds = open_folds(args.weights, [])
+    jobs = [job for data, folder in read_data(args.data) for job in patient_jobs(data, folder, folds, None, "fdg")]
+    if not jobs:
+        raise InputError("no patient of the data was held out by these weights: name the folds' weights, or other data")
+    rows: dict[tuple[float, float], list[Row]] = defaultdict(list)
+    fold, model = None, None
+    for job in jobs:
+        if fold is not job.fold:
+            fold, model = job.fold, weights.load(job.fold.folder)
+        for pair, row in rows_of(job, model, plan).items():
+            rows[pair].append(row)
+        log.info("%s", job.name)
+    paper = Thresholds()
+    lines = []
+    for (lenient, strict), its_rows in rows.items():
+        cells = []
+        for field, _, digits in tables.FIELDS:
+            difference = statistics.paired(its_rows, rows[paper.lenient, paper.strict], field)
+            value = figure(statistics.field_interval(its_rows, field).value, digits)
+            cells.append(f"{value} ({tables.interval(difference.estimate, digits)} {difference.verdict})")
+        lines.append([lenient, strict, *cells])
+    title = f"{len(jobs)} held-out cases; in brackets the difference to {paper.lenient} and {paper.strict}."
+    print(tables.markdown(title, ["where the cue sees a lesion", "elsewhere", *(name for _, name, _ in tables.FIELDS)], lines))
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)
