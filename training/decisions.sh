@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One choice of the recipe against another, both trained on fold 0's training patients and scored on the patients it holds out.
 #   training/decisions.sh neighbours|clip|norm|cues|windows|thresholds ... [RECIPE.toml]
-# Needs reproduce.sh's cases, cues and fold 0. What changes the network starts at random on both sides, the rest at the recipe's start.
+# Needs reproduce.sh's cases, cues and fold 0. What changes the network or its input starts at random on both sides, the
+# rest at the recipe's start: a start that was trained one way would favour it.
 # DATA as in reproduce.sh; EPOCHS=length of a run from a random start (default 20). Prints a Markdown table a choice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +12,8 @@ choices=()
 for word in "$@"; do case $word in *.toml) recipe=$word ;; *) choices+=("$word") ;; esac done
 python=${PYTHON:-.venv/bin/python}
 runs=${L2S_RUNS:-$HOME/.cache/l2s/runs}
-data=${DATA:-sts=../shared/data/sts}
+data=()
+for entry in ${DATA:-sts=../shared/data/sts}; do data+=(--data "$entry"); done
 field() { "$python" -m training.recipe "$1" "$2"; }
 base=$runs/$(field "$recipe" name)
 start=$(field "$recipe" start)
@@ -37,7 +39,7 @@ variant() {
   fi
   "$python" -m "training.train_$stage" --recipe "$recipe" --run-folder "$run" --fold 0 "${settings[@]}" "${begin[@]}"
   "$python" -m training.export --recipe "$recipe" --run-folder "$run" --fold 0 "${settings[@]}" --out "$run/fold_0/weights"
-  "$python" -m training.evaluate --weights "$run/fold_0/weights" --data "$data" --out "$run/evaluation" > /dev/null
+  "$python" -m training.evaluate --weights "$run/fold_0/weights" "${data[@]}" --out "$run/evaluation" > /dev/null
 }
 
 compare() { "$python" -m training.compare "$base-$1/evaluation" "$base-$2/evaluation" --method "$3"; }
@@ -47,22 +49,22 @@ for choice in "${choices[@]}"; do
   echo "## $choice"
   case $choice in
     neighbours)
-      variant planes-5 localizer "localizer.schedule.epochs=$epochs"
-      variant planes-1 localizer "localizer.schedule.epochs=$epochs" localizer.network.neighbours=0
-      compare planes-5 planes-1 "2D U-Net"
+      variant "planes-5-$epochs" localizer "localizer.schedule.epochs=$epochs"
+      variant "planes-1-$epochs" localizer "localizer.schedule.epochs=$epochs" localizer.network.neighbours=0
+      compare "planes-5-$epochs" "planes-1-$epochs" "2D U-Net"
       ;;
     clip)
-      variant no-clip localizer --init
-      variant clip localizer --init localizer.planes.clip=true
-      compare no-clip clip "2D U-Net"
+      variant "no-clip-$epochs" localizer "localizer.schedule.epochs=$epochs"
+      variant "clip-$epochs" localizer "localizer.schedule.epochs=$epochs" localizer.planes.clip=true
+      compare "no-clip-$epochs" "clip-$epochs" "2D U-Net"
       ;;
     norm)
       for norm in batch layer instance; do
-        variant "norm-$norm" segmenter "segmenter.schedule.epochs=$epochs" "segmenter.network.norm=\"$norm\"" \
+        variant "norm-$norm-$epochs" segmenter "segmenter.schedule.epochs=$epochs" "segmenter.network.norm=\"$norm\"" \
           "segmenter.windows.windows=\"$([ "$norm" = instance ] && echo gaussian || echo tiles)\""
       done
-      compare norm-batch norm-layer "L2SNet"
-      compare norm-batch norm-instance "L2SNet"
+      compare "norm-batch-$epochs" "norm-layer-$epochs" "L2SNet"
+      compare "norm-batch-$epochs" "norm-instance-$epochs" "L2SNet"
       ;;
     cues)
       variant cues-out segmenter --init
@@ -70,11 +72,11 @@ for choice in "${choices[@]}"; do
       compare cues-out cues-in "L2SNet + voxelwise"
       ;;
     windows)
-      "$python" -m training.evaluate --weights "$base/fold_0/weights" --data "$data" --windows tiles gaussian --out "$base-windows" \
-        | grep -E "^\| (difference|L2SNet \+ voxelwise, gaussian - )"
+      "$python" -m training.evaluate --weights "$base/fold_0/weights" "${data[@]}" --windows tiles gaussian --out "$base-windows" \
+        | sed -n '/^| difference/,/^$/p'
       ;;
     thresholds)
-      "$python" -m training.thresholds --weights "$base/fold_0/weights" --data "$data"
+      "$python" -m training.thresholds --weights "$base/fold_0/weights" "${data[@]}"
       ;;
     *)
       echo "error: '$choice' is none of neighbours, clip, norm, cues, windows, thresholds" >&2

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from l2s import weights
 from l2s.errors import InputError
 from l2s.measure.table import write_text
+from training.log import read_log
 from training.loop import trained_state
 from training.run import exit_with, fold_name, noted_cases, open_run, parser
 from training.splits import SYNTHETIC
@@ -59,7 +60,7 @@ def stage_provenance(folder: Path) -> dict:
     Raises:
         InputError: the stage has not reached the last epoch of its recipe.
     """
-    last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    last = (read_log(folder) or [{"epoch": 0}])[-1]
     recipes = json.loads((folder / "recipes.json").read_text())
     epochs = recipes[-1]["recipe"][folder.name.removesuffix("_plain")]["schedule"]["epochs"]
     if last["epoch"] < epochs:

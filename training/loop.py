@@ -50,9 +50,7 @@ def make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimi
     groups = [{"params": decay, "weight_decay": schedule.weight_decay}, {"params": keep, "weight_decay": 0.0}]
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=schedule.momentum, nesterov=True)
-    if schedule.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=schedule.learning_rate)
-    raise ValueError(f"optimizer {schedule.optimizer!r}: one of sgd, adamw")
+    return torch.optim.AdamW(groups, lr=schedule.learning_rate)
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:

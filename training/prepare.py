@@ -27,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from l2s.errors import InputError
+from l2s.measure.table import write_text
 from l2s.phantom.implants import cut_tumour
 from l2s.phantom.sample import make_case, map_files
 from l2s.study import Grid, Study
@@ -244,9 +245,7 @@ def write_index(cases: Path, rows: list[dict], refused: list[tuple[str, str, str
     if moved := changed_folds(before, rows):
         log.warning("%d cases changed their fold, such as %s: train every fold of this run anew", len(moved), moved[0])
     write_splits(cases / SPLITS, rows, folds)
-    partial_path = cases / f".{INDEX}.partial"
-    partial_path.write_text(json.dumps({"cases": rows, "refused": [[name, reason] for _, name, reason in refused]}, indent=1))
-    partial_path.replace(path)
+    write_text(path, json.dumps({"cases": rows, "refused": [[name, reason] for _, name, reason in refused]}, indent=1))
 
 
 def read_flags(argv: list[str] | None) -> argparse.Namespace:

@@ -83,12 +83,11 @@ def draw_centre(rng: np.random.Generator, length: int, size: int, must_see: int 
 
 
 def read_block(array: np.ndarray, centre, size, fill: float = 0.0) -> np.ndarray:
-    """float32 block of `size` about `centre` from the last axes of array; beyond its faces lies fill."""
-    lead = array.ndim - len(size)
-    starts = [c - s // 2 for c, s in zip(centre, size)]
-    out = np.full((*array.shape[:lead], *size), fill, dtype=np.float32)
-    source, target = [slice(None)] * lead, [slice(None)] * lead
-    for start, length, extent in zip(starts, size, array.shape[lead:]):
+    """float32 block of `size` about `centre` of array; beyond its faces lies fill."""
+    out = np.full(size, fill, dtype=np.float32)
+    source, target = [], []
+    for c, length, extent in zip(centre, size, array.shape):
+        start = c - length // 2
         a, b = max(0, start), min(extent, start + length)
         if a >= b:
             return out

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from l2s.errors import InputError
+from l2s.measure.table import write_text
 from training.readers import safe_name
 
 log = logging.getLogger(__name__)
@@ -145,9 +146,7 @@ def write_splits(path: Path, rows: list[dict], folds: int) -> None:
     value = [
         {"train": [n for n, fold in scanned if fold != k], "val": [n for n, fold in scanned if fold == k]} for k in range(folds)
     ]
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1))
-    partial.replace(path)
+    write_text(path, json.dumps(value, indent=1))
 
 
 def changed_folds(before: list[dict], rows: list[dict]) -> list[str]:
