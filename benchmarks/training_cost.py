@@ -106,10 +106,11 @@ def main() -> None:
         time_h = hours(schedule, flop, speed)
         total += time_h if name == "stage 1" else 2 * time_h
         steps = schedule.epochs * schedule.steps_per_epoch
-        print(f"| {name} | {steps} | {flop / 1e12:.3g} | {kept / 1e9:.3g} | {speed:.3g} | {time_h:.3g} | {time_h / 8:.3g} |")
+        on_8 = time_h / min(8, schedule.batch)  # a process has a sample at least
+        print(f"| {name} | {steps} | {flop / 1e12:.3g} | {kept / 1e9:.3g} | {speed:.3g} | {time_h:.3g} | {on_8:.3g} |")
     print(
-        f"table 1, {recipe.folds} folds of stage 1 and of stage 2 with and without cue weights: {recipe.folds * total:.4g} h on 1, "
-        f"{recipe.folds * total / 8:.4g} h on 8 at the same speed each"
+        f"table 1, {recipe.folds} folds of stage 1 and of stage 2 with and without cue weights: {recipe.folds * total:.4g} GPU-hours, "
+        f"{recipe.folds * total / 8:.4g} h where 8 GPUs are kept busy, stage 2's folds side by side"
     )
 
 
