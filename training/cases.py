@@ -20,7 +20,7 @@ import numpy as np
 from scipy import ndimage
 
 from l2s.errors import InputError
-from l2s.measure.metrics import dice
+from l2s.measure.metrics import dice, fnv_ml, fpv_ml
 from l2s.study import Study
 from l2s.working import resample, to_working
 
@@ -251,12 +251,23 @@ def read_whole(case: Case) -> Case:
     return replace(case, **arrays, cue=None if case.cue is None else np.asarray(case.cue))
 
 
-def held_out_dice(cases: list[Case], logits_of: Callable[[Case], np.ndarray]) -> list[float]:
-    """Dice of logits above 0 over each whole case at the working spacing, NaN where the truth is empty.
+def held_out_figures(
+    cases: list[Case], logits_of: Callable[[Case], np.ndarray], voxel_volume_ml: float
+) -> list[tuple[str, float]]:
+    """(name, value) of each whole case's Dice, FPV and FNV for logits above 0, at the working spacing; NaN where undefined.
 
+    A name ends in the case's source, as 'held_out_fpv_ml_phantom': a mean over crops and whole bodies would hide both.
     logits_of is given each case with its arrays in memory, one at a time.
     """
-    return [dice(whole.truth, logits_of(whole) > 0) for whole in map(read_whole, cases)]
+    figures = []
+    for whole in map(read_whole, cases):
+        prediction = logits_of(whole) > 0
+        figures += [
+            (f"held_out_dice_{whole.source}", dice(whole.truth, prediction)),
+            (f"held_out_fpv_ml_{whole.source}", fpv_ml(whole.truth, prediction, voxel_volume_ml)),
+            (f"held_out_fnv_ml_{whole.source}", fnv_ml(whole.truth, prediction, voxel_volume_ml)),
+        ]
+    return figures
 
 
 def lesion_table(truth: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # One choice of the recipe against another, both trained on fold 0's training patients and scored on the patients it holds out.
-#   training/decisions.sh neighbours|clip|norm|cues|windows|thresholds ... [RECIPE.toml]
+#   training/decisions.sh dice|neighbours|clip|norm|cues|windows|thresholds ... [RECIPE.toml]
 # Needs reproduce.sh's cases, cues and fold 0. What changes the network or its input starts at random on both sides, the
 # rest at the recipe's start: a start that was trained one way would favour it.
-# DATA as in reproduce.sh; EPOCHS=length of a run from a random start (default 20). Prints a Markdown table a choice.
+# DATA, ORGAN_MAPS and PHANTOMS as in reproduce.sh; EPOCHS=length of a run from a random start (default 20).
+# Prints a Markdown table a choice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +15,10 @@ python=${PYTHON:-.venv/bin/python}
 runs=${L2S_RUNS:-$HOME/.cache/l2s/runs}
 data=()
 for entry in ${DATA:-sts=../shared/data/sts}; do data+=(--data "$entry"); done
+maps=${ORGAN_MAPS-../shared/data/organ_maps}
+# phantoms too: the tumours' crops do not show organs that are taken for lesions
+scored_on=("${data[@]}" --phantoms "${PHANTOMS:-2}")
+[ -d "$maps" ] && scored_on+=(--organ-maps "$maps")
 field() { "$python" -m training.recipe "$1" "$2"; }
 base=$runs/$(field "$recipe" name)
 start=$(field "$recipe" start)
@@ -39,7 +44,7 @@ variant() {
   fi
   "$python" -m "training.train_$stage" --recipe "$recipe" --run-folder "$run" --fold 0 "${settings[@]}" "${begin[@]}"
   "$python" -m training.export --recipe "$recipe" --run-folder "$run" --fold 0 "${settings[@]}" --out "$run/fold_0/weights"
-  "$python" -m training.evaluate --weights "$run/fold_0/weights" "${data[@]}" --out "$run/evaluation" > /dev/null
+  "$python" -m training.evaluate --weights "$run/fold_0/weights" "${scored_on[@]}" --out "$run/evaluation" > /dev/null
 }
 
 compare() { "$python" -m training.compare "$base-$1/evaluation" "$base-$2/evaluation" --method "$3"; }
@@ -48,6 +53,11 @@ epochs=${EPOCHS:-20}
 for choice in "${choices[@]}"; do
   echo "## $choice"
   case $choice in
+    dice)
+      variant dice-batch localizer --init 'dice="batch"'
+      variant dice-sample localizer --init 'dice="sample"'
+      compare dice-batch dice-sample "2D U-Net"
+      ;;
     neighbours)
       variant "planes-5-$epochs" localizer "localizer.schedule.epochs=$epochs"
       variant "planes-1-$epochs" localizer "localizer.schedule.epochs=$epochs" localizer.network.neighbours=0
@@ -72,14 +82,14 @@ for choice in "${choices[@]}"; do
       compare cues-out cues-in "L2SNet + voxelwise"
       ;;
     windows)
-      "$python" -m training.evaluate --weights "$base/fold_0/weights" "${data[@]}" --windows tiles gaussian --out "$base-windows" \
+      "$python" -m training.evaluate --weights "$base/fold_0/weights" "${scored_on[@]}" --windows tiles gaussian --out "$base-windows" \
         | sed -n '/^| difference/,/^$/p'
       ;;
     thresholds)
       "$python" -m training.thresholds --weights "$base/fold_0/weights" "${data[@]}"
       ;;
     *)
-      echo "error: '$choice' is none of neighbours, clip, norm, cues, windows, thresholds" >&2
+      echo "error: '$choice' is none of dice, neighbours, clip, norm, cues, windows, thresholds" >&2
       exit 2
       ;;
   esac

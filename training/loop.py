@@ -111,7 +111,7 @@ def train(
     loss_of: Callable[[Tensor, Batch], Tensor],
     folder: Path,
     machine: Machine,
-    validate: Callable[[nn.Module], list[float]] | None = None,
+    validate: Callable[[nn.Module], list[tuple[str, float]]] | None = None,
     validate_every: int = 5,
 ) -> nn.Module:
     """Trains the network; leaves last.pt, log.jsonl and TensorBoard's events in the folder.
@@ -123,8 +123,8 @@ def train(
         loss_of: (logits, batch) -> scalar.
         folder: the run's folder; an existing last.pt is continued.
         machine: device, precision, processes.
-        validate: network in eval mode -> Dice of this process's part of the held-out cases, asked every validate_every epochs and
-            at the end.
+        validate: network in eval mode -> (name, value) figures of this process's part of the held-out cases, asked every
+            validate_every epochs and at the end; the log has the mean of each name, NaN left out.
 
     Returns:
         The moving average of the weights, in eval mode.
@@ -204,8 +204,7 @@ def train(
             "waited_for_data": round(waited / seconds, 3),
         }
         if validate and (epoch % validate_every == 0 or step == total):
-            scores = [s for s in gathered(validate(averaged.module.eval()), process) if not math.isnan(s)]
-            row |= {"held_out_dice": round(sum(scores) / len(scores), 4)} if scores else {}
+            row |= means_by_name(gathered(validate(averaged.module.eval()), process))
         if process.rank == 0:
             state = {name: part.state_dict() for name, part in parts.items()}
             save(checkpoint, state | {"step": step, "row": json.dumps(row)})
@@ -217,6 +216,15 @@ def train(
     if board:
         board.close()
     return averaged.module.eval()
+
+
+def means_by_name(figures: list[tuple[str, float]]) -> dict[str, float]:
+    """The mean of each name's figures that are not NaN; a name without any is left out."""
+    values: dict[str, list[float]] = {}
+    for name, value in figures:
+        if not math.isnan(value):
+            values.setdefault(name, []).append(value)
+    return {name: round(sum(of) / len(of), 4) for name, of in values.items()}
 
 
 def note(board: SummaryWriter, row: dict, picture: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 PATIENCE = timedelta(hours=2)  # the others wait while one process validates or writes
@@ -58,6 +58,16 @@ def shared(network: nn.Module, process: Process, device: str) -> nn.Module:
     if device.startswith("cuda"):
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return DistributedDataParallel(network, device_ids=[torch.device(device)] if device.startswith("cuda") else None)
+
+
+def summed(values: Tensor, process: Process) -> Tensor:
+    """The sums of a tensor's values over all processes; the mean of the processes' gradients is then the gradient of the whole."""
+    if process.world == 1:
+        return values
+    total = values.detach().clone()
+    distributed.all_reduce(total)
+    # DistributedDataParallel divides by the number of processes what is to be a sum here
+    return total + process.world * (values - values.detach())
 
 
 def gathered(values: list, process: Process) -> list:

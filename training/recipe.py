@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tomllib
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from l2s.segment.windows import WindowsConfig
 from l2s.weights import build
 
 CUES = ("out-of-fold", "in-fold")
+DICES = ("sample", "batch")
 OPTIMIZERS = ("sgd", "adamw")
 
 
@@ -141,6 +143,7 @@ class Recipe:
         spacing_mm_zyx: the working spacing.
         folds: parts of the split by patient.
         cues: 'out-of-fold' or 'in-fold'.
+        dice: the Dice loss is taken over each 'sample' or over the whole 'batch'.
         fusion: the weights' default policy.
         phantoms: synthetic cases that join the training.
         implants: further ones, this many a patient, that carry the patient's tumour, turned and mostly shrunk to 0.3 to 10 ml.
@@ -154,6 +157,7 @@ class Recipe:
     spacing_mm_zyx: tuple[float, float, float]
     folds: int
     cues: str
+    dice: str
     fusion: str
     phantoms: int
     implants: int
@@ -161,6 +165,11 @@ class Recipe:
     sources: tuple[Source, ...]
     localizer: LocalizerRecipe
     segmenter: SegmenterRecipe
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        """Of the working grid."""
+        return math.prod(self.spacing_mm_zyx) / 1000.0
 
 
 def whole_epochs(schedule: Schedule, samples: float) -> Schedule:
@@ -200,6 +209,7 @@ def checked(recipe: Recipe, where: str) -> Recipe:
     stride, first, second = recipe.segmenter.network.stride, recipe.localizer, recipe.segmenter
     tests = [
         ("cues", recipe.cues, recipe.cues in CUES, f"one of {', '.join(CUES)}"),
+        ("dice", recipe.dice, recipe.dice in DICES, f"one of {', '.join(DICES)}"),
         ("folds", recipe.folds, recipe.folds >= 2, "at least 2"),
         ("localizer.planes.plane", first.planes.plane, first.planes.plane in PLANE_AXIS, f"one of {', '.join(PLANE_AXIS)}"),
         ("localizer.crop", first.crop, all(n > 0 and n % STRIDE == 0 for n in first.crop), f"multiples of {STRIDE}"),

@@ -14,12 +14,12 @@ import torch
 from l2s import engine
 from l2s.localize.network import Localizer
 from l2s.localize.planes import PLANE_AXIS, cue_logits
-from training.cases import held_out_dice, open_case, read_index
+from training.cases import held_out_figures, open_case, read_index
 from training.loop import Machine, train
 from training.losses import bce_dice
-from training.processes import joined
+from training.processes import joined, summed
 from training.recipe import whole_epochs
-from training.run import exit_with, fold_name, held_out_rows, note_cases, note_recipe, open_run, training_parser
+from training.run import exit_with, fold_name, held_out_rows, looked_at_rows, note_cases, note_recipe, open_run, training_parser
 from training.sampling import PlaneSampler, make_batch
 from training.start import start_from
 
@@ -30,9 +30,11 @@ def main(argv: list[str] | None = None) -> int:
     with joined(args.device) as (process, device):
         plan = engine.choose(device, args.precision)
         torch.manual_seed(recipe.seed)
-        rows, held_out_of_fold = held_out_rows(read_index(run / "cases"), args.fold)
+        index = read_index(run / "cases")
+        rows, held_out_of_fold = held_out_rows(index, args.fold)
         training = [open_case(run / "cases", r) for r in rows]
-        held_out = [open_case(run / "cases", r) for r in held_out_of_fold[process.rank :: process.world]]
+        looked_at = looked_at_rows(index, args.fold)[process.rank :: process.world]
+        looked_at = [open_case(run / "cases", r) for r in looked_at]
         # a start from a weights folder overwrites the encoder: nothing is fetched for it
         network = Localizer(recipe.localizer.network, None if args.init else recipe.localizer.encoder_weights or None)
         start = start_from(args.init, "localizer", network, held_out_of_fold) if args.init else None
@@ -41,15 +43,18 @@ def main(argv: list[str] | None = None) -> int:
             note_cases(folder, rows, held_out_of_fold)
             note_recipe(folder, recipe, start)
         sampler = PlaneSampler(training, recipe.localizer, recipe.sources, recipe.seed)
+        pool = partial(summed, process=process) if recipe.dice == "batch" else None
         planes_shown = lesion_planes(rows, recipe.localizer.planes.plane) / max(recipe.localizer.lesion_share, 1e-3)
         train(
             network.to(memory_format=torch.channels_last),
             whole_epochs(recipe.localizer.schedule, planes_shown),
             partial(make_batch, sampler, rank=process.rank, world=process.world),
-            lambda logits, batch: bce_dice(logits, batch.truth, dice_weight=recipe.localizer.dice_weight),
+            lambda logits, batch: bce_dice(logits, batch.truth, None, recipe.localizer.dice_weight, pool),
             folder,
             Machine(plan, process, args.workers),
-            lambda network: held_out_dice(held_out, lambda c: cue_logits(c.pet_suv, network, recipe.localizer.planes, plan)),
+            lambda network: held_out_figures(
+                looked_at, lambda c: cue_logits(c.pet_suv, network, recipe.localizer.planes, plan), recipe.voxel_volume_ml
+            ),
         )
     return 0
 

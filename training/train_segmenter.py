@@ -15,12 +15,22 @@ import torch
 from l2s import engine
 from l2s.segment.network import Segmenter
 from l2s.segment.windows import logits as window_logits
-from training.cases import held_out_dice, open_case, read_index
+from training.cases import held_out_figures, open_case, read_index
 from training.loop import Machine, train
 from training.losses import bce_dice
-from training.processes import joined
+from training.processes import joined, summed
 from training.recipe import whole_epochs
-from training.run import cue_folder, exit_with, fold_name, held_out_rows, note_cases, note_recipe, open_run, training_parser
+from training.run import (
+    cue_folder,
+    exit_with,
+    fold_name,
+    held_out_rows,
+    looked_at_rows,
+    note_cases,
+    note_recipe,
+    open_run,
+    training_parser,
+)
 from training.sampling import PatchSampler, make_batch
 from training.start import start_from
 
@@ -35,10 +45,12 @@ def main(argv: list[str] | None = None) -> int:
     with joined(args.device) as (process, device):
         plan = engine.choose(device, args.precision)
         torch.manual_seed(recipe.seed)
-        rows, held_out_of_fold = held_out_rows(read_index(run / "cases"), args.fold)
+        index = read_index(run / "cases")
+        rows, held_out_of_fold = held_out_rows(index, args.fold)
         cues = cue_folder(run, recipe, args.fold) if recipe.segmenter.cue_weights else None
         training = [open_case(run / "cases", r, cues) for r in rows]
-        held_out = [open_case(run / "cases", r) for r in held_out_of_fold[process.rank :: process.world]]
+        looked_at = looked_at_rows(index, args.fold)[process.rank :: process.world]
+        looked_at = [open_case(run / "cases", r) for r in looked_at]
         network = Segmenter(recipe.segmenter.network)
         start = start_from(args.init, "segmenter", network, held_out_of_fold) if args.init else None
         folder = run / fold_name(args.fold) / ("segmenter_plain" if args.plain else "segmenter")
@@ -46,15 +58,18 @@ def main(argv: list[str] | None = None) -> int:
             note_cases(folder, rows, held_out_of_fold)
             note_recipe(folder, recipe, start)
         sampler = PatchSampler(training, recipe.segmenter, recipe.sources, recipe.seed)
+        pool = partial(summed, process=process) if recipe.dice == "batch" else None
         windows = recipe.segmenter.windows
         train(
             network.to(memory_format=torch.channels_last_3d),
             whole_epochs(recipe.segmenter.schedule, len(training)),
             partial(make_batch, sampler, rank=process.rank, world=process.world),
-            lambda logits, batch: bce_dice(logits, batch.truth, batch.cue),
+            lambda logits, batch: bce_dice(logits, batch.truth, batch.cue, pool=pool),
             folder,
             Machine(plan, process, args.workers),
-            lambda network: held_out_dice(held_out, lambda c: window_logits(c.pet_suv, c.ct_hu, network, windows, plan)),
+            lambda network: held_out_figures(
+                looked_at, lambda c: window_logits(c.pet_suv, c.ct_hu, network, windows, plan), recipe.voxel_volume_ml
+            ),
         )
     return 0
 

@@ -16,7 +16,7 @@ from training.cases import (
     CHUNK_ZYX,
     Stored,
     cue_path,
-    held_out_dice,
+    held_out_figures,
     open_case,
     read_whole,
     save_array,
@@ -169,9 +169,13 @@ def test_a_truth_lost_by_resampling_is_a_warning(tmp_path):
     assert len(open_case(tmp_path, row).lesion_voxels) == 0
 
 
-def test_held_out_dice_is_given_whole_cases(stored):
+def test_held_out_figures_are_of_whole_cases_by_source(stored):
     folder, row, _, _ = stored
     case = open_case(folder, row)
-    assert held_out_dice([case, case], lambda c: np.where(c.truth, 1.0, -1.0)) == [1.0, 1.0]
-    assert held_out_dice([case], lambda c: -1.0 - c.pet_suv) == [0.0]
-    assert held_out_dice([], lambda c: c.pet_suv) == []
+    names = [f"held_out_{figure}_{case.source}" for figure in ("dice", "fpv_ml", "fnv_ml")]
+    exact = held_out_figures([case, case], lambda c: np.where(c.truth, 1.0, -1.0), 0.1)
+    assert exact == list(zip(names, (1.0, 0.0, 0.0))) * 2
+    empty = held_out_figures([case], lambda c: np.full(c.truth.shape, -1.0), 0.1)
+    volume = float(np.asarray(case.truth).sum()) * 0.1
+    assert dict(empty) == pytest.approx(dict(zip(names, (0.0, 0.0, volume))))
+    assert held_out_figures([], lambda c: c.pet_suv, 0.1) == []

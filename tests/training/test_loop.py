@@ -157,12 +157,20 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
 def test_tensorboard_gets_curves_and_pictures(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(make_network(), SCHEDULE, make_batch, loss_of, tmp_path, MACHINE, lambda network: [0.5, float("nan")])
+    train(
+        make_network(),
+        SCHEDULE,
+        make_batch,
+        loss_of,
+        tmp_path,
+        MACHINE,
+        lambda network: [("held_out_dice_sts", 0.5), ("held_out_dice_sts", float("nan"))],
+    )
     events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
-    assert {"loss", "rate", "held_out_dice"} <= set(events.Tags()["scalars"])
+    assert {"loss", "rate", "held_out_dice_sts"} <= set(events.Tags()["scalars"])
     assert [e.step for e in events.Scalars("loss")] == [4, 8, 12]
-    assert events.Scalars("held_out_dice")[-1].value == 0.5
+    assert events.Scalars("held_out_dice_sts")[-1].value == 0.5
     picture = events.Images(events.Tags()["images"][0])[-1]
     assert (picture.height, picture.width) == (2 * 8, 3 * 8)  # two samples; input, truth, probability
 

@@ -86,15 +86,16 @@ def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(prepared, ti
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("stage", ["segmenter", "localizer"])
-def test_two_processes_equal_one_with_the_whole_batch(prepared, tiny_recipe, stage):
+@pytest.mark.parametrize("stage, dice", [("segmenter", "sample"), ("segmenter", "batch"), ("localizer", "batch")])
+def test_two_processes_equal_one_with_the_whole_batch(prepared, tiny_recipe, stage, dice):
     # layer norm sees a voxel, frozen batch norms see nothing: what is left is one gradient cut in two
     text = tiny_recipe(sources=PHANTOMS, norm="layer", epochs=2, steps=3, freeze=True)
     # AdamW would divide a gradient of rounding noise by itself
     text = text.replace('optimizer = "adamw"', 'optimizer = "sgd"').replace("learning_rate = 1e-3", "learning_rate = 5e-2")
-    recipe, one = prepared(text, f"one_{stage}")
+    text = text.replace('dice = "batch"', f'dice = "{dice}"')
+    recipe, one = prepared(text, f"one_{stage}_{dice}")
     finish(command(f"train_{stage}", recipe, one))
-    recipe, two = prepared(text, f"two_{stage}")
+    recipe, two = prepared(text, f"two_{stage}_{dice}")
     finish(command(f"train_{stage}", recipe, two, processes=2))
     first, second = weights_of(one, stage), weights_of(two, stage)
     moved = max(float((first[name] - start).abs().max()) for name, start in initial(stage, recipe).items())
