@@ -88,11 +88,11 @@ def to_device(batch: Batch, device: str) -> Batch:
     return Batch(image, truth, cue)
 
 
-def resume(checkpoint: Path, parts: dict, device: str) -> int:
+def resume(checkpoint: Path, parts: dict, plan: Plan) -> int:
     """Loads a checkpoint's state into each part; returns the step to go on from, 0 without a checkpoint."""
     if not checkpoint.is_file():
         return 0
-    state = torch.load(checkpoint, map_location=device, weights_only=True)
+    state = torch.load(checkpoint, map_location=plan.device, weights_only=True)
     for name, part in parts.items():
         if name in state:  # a scaler, where the run began in another precision
             part.load_state_dict(state[name])
@@ -101,6 +101,8 @@ def resume(checkpoint: Path, parts: dict, device: str) -> int:
     if not rows or rows[-1]["step"] < state["step"]:
         append_log(checkpoint.parent, json.loads(state["row"]))
     log.info("resumed %s at step %d", checkpoint.parent.name, state["step"])
+    if (before := state.get("precision", plan.precision)) != plan.precision:
+        log.warning("%s was trained in %s so far and goes on in %s", checkpoint.parent.name, before, plan.precision)
     return state["step"]
 
 
@@ -153,7 +155,7 @@ def train(
     # resume
     checkpoint = folder / "last.pt"
     parts = {"network": bare, "averaged": averaged, "optimizer": optimizer} | ({"scaler": scaler} if scaler.is_enabled() else {})
-    step = resume(checkpoint, parts, device)
+    step = resume(checkpoint, parts, machine.plan)
     board = SummaryWriter(str(folder / "tensorboard"), purge_step=step) if process.rank == 0 and step < total else None
 
     network.train()
@@ -207,7 +209,7 @@ def train(
             row |= means_by_name(gathered(validate(averaged.module.eval()), process))
         if process.rank == 0:
             state = {name: part.state_dict() for name, part in parts.items()}
-            save(checkpoint, state | {"step": step, "row": json.dumps(row)})
+            save(checkpoint, state | {"step": step, "precision": machine.plan.precision, "row": json.dumps(row)})
             append_log(folder, row)
             note(board, row, show(batch, logits))
             log.info("%s %s", folder.name, row)

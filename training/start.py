@@ -10,17 +10,21 @@ from torch import nn
 
 from l2s import weights
 from l2s.errors import InputError
+from training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
 
-def start_from(folder: Path, stage: str, network: nn.Module, held_out: list[dict]) -> dict:
+def start_from(folder: Path, stage: str, network: nn.Module, recipe: Recipe, held_out: list[dict]) -> dict:
     """Loads the stage's tensors of a weights folder into the network, which must be of the very same configuration.
+
+    Another spacing or scaling of the input is no error, a scanner may ask for it, but it is warned of.
 
     Args:
         folder: of any weights that inference takes; of an ensemble the first fold.
         stage: 'localizer' or 'segmenter'.
         network: with its `config`.
+        recipe: how its input will be made.
         held_out: rows of the patients that this run is to be tested on; a start that has seen them is warned of.
 
     Returns:
@@ -32,11 +36,16 @@ def start_from(folder: Path, stage: str, network: nn.Module, held_out: list[dict
     manifest, sha256 = weights.read_manifest(folder)
     part = getattr(manifest, stage)
     if part.network != network.config:
-        theirs, ours = dataclasses.asdict(part.network), dataclasses.asdict(network.config)
-        wrong = [f"{k} {theirs[k]} against {ours[k]}" for k in ours if theirs[k] != ours[k]]
+        wrong = differences(part.network, network.config)
         raise InputError(
             f"{folder}: its {stage} has {', '.join(wrong)}; start from weights of the recipe's network, or change the recipe"
         )
+    other = "planes" if stage == "localizer" else "windows"
+    changed = differences(getattr(part, other), getattr(getattr(recipe, stage), other))
+    if manifest.spacing_mm_zyx != recipe.spacing_mm_zyx:
+        changed.insert(0, f"spacing_mm_zyx {manifest.spacing_mm_zyx} against {recipe.spacing_mm_zyx}")
+    if changed:
+        log.warning("%s: its %s was trained on another input: %s", folder, stage, ", ".join(changed))
     seen = seen_by(manifest, held_out)
     if seen:
         log.warning(
@@ -47,6 +56,12 @@ def start_from(folder: Path, stage: str, network: nn.Module, held_out: list[dict
         )
     weights.load_network(weights.checked_path(folder, part.files[0]), network).train()
     return {"name": manifest.name, "sha256": sha256, "seen": seen}
+
+
+def differences(theirs: object, ours: object) -> list[str]:
+    """'field value against value' of each field in which two dataclasses of a kind differ."""
+    theirs, ours = dataclasses.asdict(theirs), dataclasses.asdict(ours)
+    return [f"{k} {theirs[k]} against {ours[k]}" for k in ours if theirs[k] != ours[k]]
 
 
 def seen_by(manifest: weights.Manifest, rows: list[dict]) -> list[str]:

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         looked_at = [open_case(run / "cases", r) for r in looked_at]
         # a start from a weights folder overwrites the encoder: nothing is fetched for it
         network = Localizer(recipe.localizer.network, None if args.init else recipe.localizer.encoder_weights or None)
-        start = start_from(args.init, "localizer", network, held_out_of_fold) if args.init else None
+        start = start_from(args.init, "localizer", network, recipe, held_out_of_fold) if args.init else None
         folder = run / fold_name(args.fold) / "localizer"
         if process.rank == 0:
             note_cases(folder, rows, held_out_of_fold)

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         looked_at = looked_at_rows(index, args.fold)[process.rank :: process.world]
         looked_at = [open_case(run / "cases", r) for r in looked_at]
         network = Segmenter(recipe.segmenter.network)
-        start = start_from(args.init, "segmenter", network, held_out_of_fold) if args.init else None
+        start = start_from(args.init, "segmenter", network, recipe, held_out_of_fold) if args.init else None
         folder = run / fold_name(args.fold) / ("segmenter_plain" if args.plain else "segmenter")
         if process.rank == 0:
             note_cases(folder, rows, held_out_of_fold)

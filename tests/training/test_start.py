@@ -10,15 +10,17 @@ import torch
 from l2s.errors import InputError
 from l2s.segment.network import Segmenter
 from l2s.weights import BUNDLED_FOLDER, read_manifest
+from training.recipe import load_recipe
 from training.start import seen_by, start_from
 
+RECIPE = load_recipe(Path(__file__).parents[2] / "training/recipes/small.toml")
 CONFIG = read_manifest(BUNDLED_FOLDER)[0].segmenter.network
 
 
 def test_the_start_is_that_of_the_weights_folder():
     network = Segmenter(CONFIG)
     before = network.head.weight.clone()
-    named = start_from(BUNDLED_FOLDER, "segmenter", network, [])
+    named = start_from(BUNDLED_FOLDER, "segmenter", network, RECIPE, [])
     manifest = json.loads((Path(BUNDLED_FOLDER) / "manifest.json").read_text())
     assert named["name"] == manifest["name"]
     assert not torch.equal(before, network.head.weight)
@@ -30,7 +32,18 @@ def test_the_start_is_that_of_the_weights_folder():
 def test_another_network_is_refused_with_what_differs():
     network = Segmenter(dataclasses.replace(CONFIG, norm="layer"))
     with pytest.raises(InputError, match="norm batch against layer"):
-        start_from(BUNDLED_FOLDER, "segmenter", network, [])
+        start_from(BUNDLED_FOLDER, "segmenter", network, RECIPE, [])
+
+
+def test_another_input_is_warned_of_and_the_same_is_not(caplog):
+    start_from(BUNDLED_FOLDER, "segmenter", Segmenter(CONFIG), RECIPE, [])
+    assert not caplog.records
+    windows = dataclasses.replace(RECIPE.segmenter.windows, pet_suv_high=20.0)
+    other = dataclasses.replace(
+        RECIPE, spacing_mm_zyx=(3.0, 3.0, 3.0), segmenter=dataclasses.replace(RECIPE.segmenter, windows=windows)
+    )
+    start_from(BUNDLED_FOLDER, "segmenter", Segmenter(CONFIG), other, [])
+    assert "spacing_mm_zyx (4.0, 4.0, 4.0) against (3.0, 3.0, 3.0), pet_suv_high 15.0 against 20.0" in caplog.text
 
 
 def test_patients_that_the_start_has_seen_are_named():
