@@ -11,7 +11,7 @@ from l2s import weights
 from l2s.errors import InputError
 from l2s.phantom.sample import make_case
 from l2s.study import Grid
-from training import compare, evaluate, export, held_out, make_cues, prepare, train_localizer, train_segmenter
+from training import compare, evaluate, export, held_out, make_cues, prepare, thresholds, train_localizer, train_segmenter
 from training.cases import open_case, read_index
 from training.recipe import load_recipe
 
@@ -149,3 +149,19 @@ def test_two_evaluations_are_compared_case_by_case(trained, tmp_path, capsys):
     assert "not decided" in text
     with pytest.raises(InputError, match="it has SUV > 2.5, SUV > 4"):
         compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--method", "nnU-Net"])
+
+
+def test_thresholds_hold_the_papers_pair_to_what_evaluate_says(trained, tmp_path, capsys):
+    root, _ = trained
+    common = ["--weights", str(root / "weights"), "--data", f"sts={root / 'sts'}", "--device", "cpu"]
+    thresholds.main(common)
+    cells = [
+        [c.strip() for c in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if line.startswith("| 0.")
+    ]
+    assert len(cells) == 25 == len({(c[0], c[1]) for c in cells})
+    assert all(float(c[0]) <= float(c[1]) for c in cells)
+    (paper,) = [c for c in cells if c[:2] == ["0.1", "0.9"]]
+    assert "(0.000 [0.000, 0.000] not decided)" in paper[2]
+    evaluate.main([*common, "--out", str(tmp_path)])
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| L2SNet + voxelwise | ")][:1]
+    assert row.split("|")[2].split()[0] == paper[2].split()[0]
