@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# One choice of the recipe against another, both trained on fold 0's training patients and scored on the patients it holds out.
+# One choice of the recipe against another, both trained without fold 0 and scored on the patients it holds out and on fresh phantoms.
 #   training/decisions.sh dice|neighbours|clip|norm|cues|windows|thresholds ... [RECIPE.toml]
-# Needs reproduce.sh's cases, cues and fold 0. What changes the network or its input starts at random on both sides, the
+# Needs reproduce.sh's cases, cues and fold 0. What changes the network, its input or its loss starts at random on both sides, the
 # rest at the recipe's start: a start that was trained one way would favour it.
-# DATA, ORGAN_MAPS and PHANTOMS as in reproduce.sh; EPOCHS=length of a run from a random start (default 20).
-# Prints a Markdown table a choice.
+# DATA and ORGAN_MAPS as in reproduce.sh; PHANTOMS=how many fresh ones (default 12: of fewer than six a kind nothing is decided);
+# EPOCHS=length of a run from a random start (default 20). Prints a Markdown table a choice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,10 +15,11 @@ python=${PYTHON:-.venv/bin/python}
 runs=${L2S_RUNS:-$HOME/.cache/l2s/runs}
 data=()
 for entry in ${DATA:-sts=../shared/data/sts}; do data+=(--data "$entry"); done
-maps=${ORGAN_MAPS-../shared/data/organ_maps}
+maps=${ORGAN_MAPS-}
+[ -d ../shared/data/organ_maps ] && maps=${ORGAN_MAPS-../shared/data/organ_maps}
 # phantoms too: the tumours' crops do not show organs that are taken for lesions
-scored_on=("${data[@]}" --phantoms "${PHANTOMS:-2}")
-[ -d "$maps" ] && scored_on+=(--organ-maps "$maps")
+scored_on=("${data[@]}" --phantoms "${PHANTOMS:-12}")
+[ -n "$maps" ] && scored_on+=(--organ-maps "$maps")
 field() { "$python" -m training.recipe "$1" "$2"; }
 base=$runs/$(field "$recipe" name)
 start=$(field "$recipe" start)
@@ -54,9 +55,12 @@ for choice in "${choices[@]}"; do
   echo "## $choice"
   case $choice in
     dice)
-      variant dice-batch localizer --init 'dice="batch"'
-      variant dice-sample localizer --init 'dice="sample"'
-      compare dice-batch dice-sample "2D U-Net"
+      variant "dice-batch-$epochs" localizer "localizer.schedule.epochs=$epochs" 'dice="batch"'
+      variant "dice-sample-$epochs" localizer "localizer.schedule.epochs=$epochs" 'dice="sample"'
+      compare "dice-batch-$epochs" "dice-sample-$epochs" "2D U-Net"
+      variant "dice-batch-3d-$epochs" segmenter "segmenter.schedule.epochs=$epochs" 'dice="batch"'
+      variant "dice-sample-3d-$epochs" segmenter "segmenter.schedule.epochs=$epochs" 'dice="sample"'
+      compare "dice-batch-3d-$epochs" "dice-sample-3d-$epochs" "L2SNet"
       ;;
     neighbours)
       variant "planes-5-$epochs" localizer "localizer.schedule.epochs=$epochs"
@@ -83,7 +87,7 @@ for choice in "${choices[@]}"; do
       ;;
     windows)
       "$python" -m training.evaluate --weights "$base/fold_0/weights" "${scored_on[@]}" --windows tiles gaussian --out "$base-windows" \
-        | sed -n '/^| difference/,/^$/p'
+        | sed -n -e '/^## /p' -e '/^| difference/,/^$/p'
       ;;
     thresholds)
       "$python" -m training.thresholds --weights "$base/fold_0/weights" "${data[@]}"

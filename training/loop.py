@@ -102,7 +102,7 @@ def resume(checkpoint: Path, parts: dict, plan: Plan) -> int:
         append_log(checkpoint.parent, json.loads(state["row"]))
     log.info("resumed %s at step %d", checkpoint.parent.name, state["step"])
     if (before := state.get("precision", plan.precision)) != plan.precision:
-        log.warning("%s was trained in %s so far and goes on in %s", checkpoint.parent.name, before, plan.precision)
+        log.warning("%s was trained in %s so far, this run is in %s", checkpoint.parent.name, before, plan.precision)
     return state["step"]
 
 

@@ -27,7 +27,7 @@ def bce_dice(
         dice_weight: the paper's lambda.
         pool: None: the Dice loss of each sample, averaged. Otherwise one Dice of all samples together, pool being what adds up
             the sums of several processes. The Dice of a lesion-free sample is 1 whatever is marked in it, so that only BCE, which is
-            small, tells it from silence; pooled, marks in it cost what marks beside a lesion cost.
+            small, tells it from silence; pooled, marks in it cost what marks beside a lesion cost, if the batch shows any lesion.
 
     Returns:
         A scalar. BCE is sum(w*bce)/sum(w): the normalisation is our reading, the paper states none.

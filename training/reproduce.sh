@@ -52,12 +52,10 @@ field() { "$python" -m training.recipe "$1" "$2"; }
 start_weights() {
   local weights
   weights=$runs/$(field "$1" name)/weights
-  if [ ! -f "$weights/manifest.json" ]; then
-    "$python" -m training.prepare --recipe "$1" "${maps[@]}"
-    "${launch[@]}" training.train_localizer --recipe "$1" "${flags[@]}"
-    "${launch2[@]}" training.train_segmenter --recipe "$1" "${flags[@]}"
-    "$python" -m training.export --recipe "$1" --out "$weights"
-  fi
+  "$python" -m training.prepare --recipe "$1" "${maps[@]}"
+  "${launch[@]}" training.train_localizer --recipe "$1" "${flags[@]}"
+  "${launch2[@]}" training.train_segmenter --recipe "$1" "${flags[@]}"
+  "$python" -m training.export --recipe "$1" --out "$weights"
 }
 
 run=$runs/$(field "$recipe" name)

@@ -40,12 +40,16 @@ def start_from(folder: Path, stage: str, network: nn.Module, recipe: Recipe, hel
         raise InputError(
             f"{folder}: its {stage} has {', '.join(wrong)}; start from weights of the recipe's network, or change the recipe"
         )
-    other = "planes" if stage == "localizer" else "windows"
-    changed = differences(getattr(part, other), getattr(getattr(recipe, stage), other))
+    theirs, ours = (part.planes, recipe.localizer.planes) if stage == "localizer" else (part.windows, recipe.segmenter.windows)
+    changed = differences(theirs, ours, but=("windows", "overlap"))  # how inference lays its windows
     if manifest.spacing_mm_zyx != recipe.spacing_mm_zyx:
         changed.insert(0, f"spacing_mm_zyx {manifest.spacing_mm_zyx} against {recipe.spacing_mm_zyx}")
     if changed:
         log.warning("%s: its %s was trained on another input: %s", folder, stage, ", ".join(changed))
+    if shares_phantoms(manifest, recipe):
+        log.warning(
+            "%s has trained on this recipe's phantoms: figures of its held-out phantoms will flatter; change the seed", folder
+        )
     seen = seen_by(manifest, held_out)
     if seen:
         log.warning(
@@ -58,10 +62,17 @@ def start_from(folder: Path, stage: str, network: nn.Module, recipe: Recipe, hel
     return {"name": manifest.name, "sha256": sha256, "seen": seen}
 
 
-def differences(theirs: object, ours: object) -> list[str]:
+def differences(theirs: object, ours: object, but: tuple[str, ...] = ()) -> list[str]:
     """'field value against value' of each field in which two dataclasses of a kind differ."""
-    theirs, ours = dataclasses.asdict(theirs), dataclasses.asdict(ours)
-    return [f"{k} {theirs[k]} against {ours[k]}" for k in ours if theirs[k] != ours[k]]
+    pairs = {f.name: (getattr(theirs, f.name), getattr(ours, f.name)) for f in dataclasses.fields(ours) if f.name not in but}
+    return [f"{name} {one} against {other}" for name, (one, other) in pairs.items() if one != other]
+
+
+def shares_phantoms(manifest: weights.Manifest, recipe: Recipe) -> bool:
+    """Whether phantoms of the recipe's seed were in the training of the weights."""
+    folds = manifest.training.get("folds", {}).values()
+    notes = [note for fold in folds for stage in ("localizer", "segmenter") for note in fold.get(stage, {}).get("recipes", ())]
+    return recipe.phantoms > 0 and any(n["recipe"]["seed"] == recipe.seed and n["recipe"]["phantoms"] for n in notes)
 
 
 def seen_by(manifest: weights.Manifest, rows: list[dict]) -> list[str]:

@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         index = read_index(run / "cases")
         rows, held_out_of_fold = held_out_rows(index, args.fold)
         training = [open_case(run / "cases", r) for r in rows]
-        looked_at = looked_at_rows(index, args.fold)[process.rank :: process.world]
-        looked_at = [open_case(run / "cases", r) for r in looked_at]
+        its_share = looked_at_rows(index, args.fold)[process.rank :: process.world]
+        looked_at = [open_case(run / "cases", r) for r in its_share]
         # a start from a weights folder overwrites the encoder: nothing is fetched for it
         network = Localizer(recipe.localizer.network, None if args.init else recipe.localizer.encoder_weights or None)
         start = start_from(args.init, "localizer", network, recipe, held_out_of_fold) if args.init else None

@@ -13,10 +13,13 @@ BOTH = '[{ name = "sts", share = 0.5 }, { name = "phantom", share = 0.5 }]'
 def tiny_recipe():
     """A function of what differs -> text of a recipe; schedules change in both stages."""
 
-    def text(cues="in-fold", phantoms=2, implants=0, sources=BOTH, norm="batch", epochs=2, steps=2, freeze=False) -> str:
+    def text(
+        cues="in-fold", phantoms=2, implants=0, sources=BOTH, norm="batch", epochs=2, steps=2, freeze=False, dice="batch"
+    ) -> str:
         recipe = SMOKE.read_text()
         for line, value in (
             ("cues", f'"{cues}"'),
+            ("dice", f'"{dice}"'),
             ("phantoms", phantoms),
             ("implants", implants),
             ("sources", sources),

@@ -81,7 +81,8 @@ def test_the_exported_weights_load_and_say_where_they_come_from(trained):
     assert fold["trained_on"]["phantom"] == 1
     assert held_out.held_out_patients(model.manifest) == fold["held_out_patients"] != []
     assert fold["segmenter"]["step"] == 4
-    assert {"held_out_dice_sts", "held_out_fpv_ml_sts"} <= set(fold["segmenter"])
+    for stage in ("localizer", "segmenter"):
+        assert {"held_out_dice_sts", "held_out_fpv_ml_sts", "held_out_fpv_ml_phantom"} <= set(fold[stage])
 
 
 def test_evaluate_prints_every_method(trained, tmp_path, capsys):

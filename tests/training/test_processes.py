@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from training import make_cues, prepare, train_localizer
+from training.losses import bce_dice
+from training.processes import Process, shared, summed
 
 ROOT = Path(__file__).parents[2]
 PHANTOMS = '[{ name = "phantom", share = 1.0 }]'
@@ -86,13 +89,12 @@ def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(prepared, ti
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("stage, dice", [("segmenter", "sample"), ("segmenter", "batch"), ("localizer", "batch")])
+@pytest.mark.parametrize("stage, dice", [("segmenter", "sample"), ("segmenter", "batch"), ("localizer", "sample")])
 def test_two_processes_equal_one_with_the_whole_batch(prepared, tiny_recipe, stage, dice):
     # layer norm sees a voxel, frozen batch norms see nothing: what is left is one gradient cut in two
-    text = tiny_recipe(sources=PHANTOMS, norm="layer", epochs=2, steps=3, freeze=True)
+    text = tiny_recipe(sources=PHANTOMS, norm="layer", epochs=2, steps=3, freeze=True, dice=dice)
     # AdamW would divide a gradient of rounding noise by itself
     text = text.replace('optimizer = "adamw"', 'optimizer = "sgd"').replace("learning_rate = 1e-3", "learning_rate = 5e-2")
-    text = text.replace('dice = "batch"', f'dice = "{dice}"')
     recipe, one = prepared(text, f"one_{stage}_{dice}")
     finish(command(f"train_{stage}", recipe, one))
     recipe, two = prepared(text, f"two_{stage}_{dice}")
@@ -102,6 +104,54 @@ def test_two_processes_equal_one_with_the_whole_batch(prepared, tiny_recipe, sta
     assert moved > 1e-3
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_recipes_dice_reaches_both_stages(prepared, tiny_recipe):
+    for stage in ("localizer", "segmenter"):
+        ends = []
+        for dice in ("sample", "batch"):
+            recipe, run = prepared(tiny_recipe(sources=PHANTOMS, epochs=1, dice=dice), f"dice_{stage}_{dice}")
+            finish(command(f"train_{stage}", recipe, run))
+            ends.append(weights_of(run, stage))
+        assert max(float((ends[0][name].float() - ends[1][name].float()).abs().max()) for name in ends[0]) > 1e-5
+
+
+def small_network() -> torch.nn.Module:
+    torch.manual_seed(3)
+    return torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 1, 1))
+
+
+def pooled_step(images: torch.Tensor, truth: torch.Tensor, process: Process) -> tuple[float, list[torch.Tensor]]:
+    """(loss, gradients) of one backward pass with the Dice of the whole batch."""
+    bare = small_network()
+    network = shared(bare, process, "cpu")
+    loss = bce_dice(network(images), truth, pool=partial(summed, process=process))
+    loss.backward()
+    return loss.item(), [p.grad for p in bare.parameters()]
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    """A process of the test below: rank 0 sees the lesion, rank 1 none."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    images, truth = torch.load(f"{folder}/batch.pt")
+    torch.save(pooled_step(images[rank : rank + 1], truth[rank : rank + 1], Process(rank, 2)), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_the_dice_of_a_batch_cut_in_two_is_that_of_the_whole(tmp_path):
+    images = torch.randn(2, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+    truth = torch.zeros(2, 1, 12, 12)
+    truth[0, 0, 3:8, 3:8] = 1.0
+    torch.save((images, truth), tmp_path / "batch.pt")
+    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    loss, gradients = pooled_step(images, truth, Process())
+    (first, ours), (second, theirs) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert (first + second) / 2 == pytest.approx(loss, abs=1e-6)
+    for whole, one, other in zip(gradients, ours, theirs):
+        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(one, whole, rtol=1e-5, atol=1e-6)
+    apart = bce_dice(small_network()(images), truth)
+    assert abs(apart.item() - loss) > 0.01  # so that a Dice of each sample would not pass
 
 
 def initial(stage: str, recipe: Path) -> dict:

@@ -11,7 +11,7 @@ from l2s.errors import InputError
 from l2s.segment.network import Segmenter
 from l2s.weights import BUNDLED_FOLDER, read_manifest
 from training.recipe import load_recipe
-from training.start import seen_by, start_from
+from training.start import seen_by, shares_phantoms, start_from
 
 RECIPE = load_recipe(Path(__file__).parents[2] / "training/recipes/small.toml")
 CONFIG = read_manifest(BUNDLED_FOLDER)[0].segmenter.network
@@ -36,7 +36,10 @@ def test_another_network_is_refused_with_what_differs():
 
 
 def test_another_input_is_warned_of_and_the_same_is_not(caplog):
-    start_from(BUNDLED_FOLDER, "segmenter", Segmenter(CONFIG), RECIPE, [])
+    fresh = dataclasses.replace(RECIPE, seed=1)  # no phantom of it was in any training
+    windows = dataclasses.replace(RECIPE.segmenter.windows, windows="gaussian", overlap=0.25)
+    same = dataclasses.replace(fresh, segmenter=dataclasses.replace(fresh.segmenter, windows=windows))
+    start_from(BUNDLED_FOLDER, "segmenter", Segmenter(CONFIG), same, [])
     assert not caplog.records
     windows = dataclasses.replace(RECIPE.segmenter.windows, pet_suv_high=20.0)
     other = dataclasses.replace(
@@ -44,6 +47,15 @@ def test_another_input_is_warned_of_and_the_same_is_not(caplog):
     )
     start_from(BUNDLED_FOLDER, "segmenter", Segmenter(CONFIG), other, [])
     assert "spacing_mm_zyx (4.0, 4.0, 4.0) against (3.0, 3.0, 3.0), pet_suv_high 15.0 against 20.0" in caplog.text
+
+
+def test_phantoms_that_the_start_has_seen_are_warned_of(caplog):
+    note = {"recipe": {"seed": RECIPE.seed, "phantoms": 60}}
+    fold = {"localizer": {"recipes": []}, "segmenter": {"recipes": [note]}}
+    manifest = dataclasses.replace(read_manifest(BUNDLED_FOLDER)[0], training={"folds": {"fold_0": fold}})
+    assert shares_phantoms(manifest, RECIPE)
+    assert not shares_phantoms(manifest, dataclasses.replace(RECIPE, seed=1))
+    assert not shares_phantoms(dataclasses.replace(manifest, training={}), RECIPE)
 
 
 def test_patients_that_the_start_has_seen_are_named():
