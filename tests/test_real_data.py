@@ -33,9 +33,8 @@ def test_the_lung_tumour_of_acrin042_is_marked(data, tmp_path):
 
 
 @pytest.mark.parametrize(("patient", "least"), [("STS_001", 0.75), ("STS_046", 0.7)])
-def test_held_out_sarcomas_are_outlined(data, model, patient, least):
-    fold = model.manifest.training["folds"]["fold_0"]
-    assert patient in fold["held_out_patients"]
+def test_sarcomas_are_outlined(data, model, patient, least):
+    # the training has seen them: this checks the way from files to mask and is no score
     folder = data / "sts" / patient
     study, _ = read_study(folder / "PET.nii.gz", folder / "CT.nii.gz", patient)  # the CT has a grid of its own
     truth, grid, _, _ = read_image(folder / "GTV.nii.gz")
