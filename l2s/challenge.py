@@ -33,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--weights", help="weights folder (default: $L2S_WEIGHTS, /opt/ml/model, the bundled one)")
     p.add_argument("--edition", choices=sockets.EDITIONS, default="auto", help="whose folder names to write (default: auto)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    p.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the networks (default: fp32)")
+    p.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16", "int8"), default="fp32", help="of the networks (default: fp32)"
+    )
     p.add_argument("--fusion", choices=("voxelwise", "componentwise", "none"), help="default: what the weights' manifest says")
     p.add_argument("--windows", choices=("tiles", "gaussian"), help="default: what the weights' manifest says")
     p.add_argument(
@@ -173,15 +175,19 @@ def load_model(args: argparse.Namespace, record: Record):
     with record.stage("load"):
         import torch
 
-        from l2s import engine, weights
+        from l2s import engine, int8, weights
 
         plan = engine.choose(args.device, args.precision)
         model = weights.load(weights.find(args.weights))
+        if args.precision == "int8":
+            model = int8.load(model)
     record.content["plan"] = asdict(plan)
     record.content["torch"] = torch.__version__
     record.content["weights"] = {"name": model.name, "sha256": model.sha256, "intended_use": model.manifest.intended_use}
+    if args.precision == "int8":
+        record.content["weights"]["int8"] = int8.facts(model.folder)  # what it costs in Dice, where that was measured
     log.info("device %s (%s), weights %s, sha256 %s", plan.device, plan.device_name, model.name, model.sha256)
-    if plan.device == "cpu" and args.device == "auto":
+    if plan.device == "cpu" and args.device == "auto" and args.precision != "int8":
         record.warn(["no GPU found: running on the CPU"])
     return plan, model
 

@@ -1,24 +1,53 @@
-"""One plan a run: device, precision, and how much goes through a network at once. It is written into the run's record."""
+"""One plan a run: device, precision, and how much goes through a network at once, within the budgets. It is written into the record."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import psutil
 import torch
 
 from l2s.errors import InputError
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-BYTES_A_VOXEL = (
-    640  # peak of one forward pass of the 3D network, fp32, channels last: measured 470 (batch norm folded) to 630 (layer norm)
-)
-BYTES_A_PIXEL = 1600  # the same for one pixel of the 2D network: measured 1300
-SHARE = 0.4  # of the free memory: the images, their copies and the rest of the machine need the remainder
-MAX_TILE_VOXELS = 4_500_000  # 2.9 GB at the peak: a whole body at 4 mm in one pass, and a process below 4 GiB
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
+AXES = {"z": 0, "y": 1, "x": 2}
+# Peaks in fp32, channels last, measured with the segmenter of 16 to 128 channels (tests/segment/test_memory.py)
+KEPT_BYTES_A_VOXEL = 120  # between the slabs: skips and features of a tile
+SLAB_BYTES_A_VOXEL = 520  # in a slab of the finest level
+PLAIN_BYTES_A_VOXEL = 640  # one plain pass: 470 (batch norm folded) to 630 (layer norm)
+BYTES_A_PIXEL = 1600  # one pixel of the 2D network: 1300
+SHARE = {"cpu": 0.4, "cuda": 0.8}  # of the free memory: on the CPU the images, their copies and other people need the remainder
+SPARE_BYTES = 200 * 2**20  # of --max-ram: libraries' own buffers
+LEAST_TILE_VOXELS, LEAST_SLAB_VOXELS, LEAST_BATCH_PIXELS = 200_000, 100_000, 50_000
+# Larger ones gain no speed: with these a 400 x 400 x 326 case stays below 4 GiB in all
+MOST_SLAB_VOXELS, MOST_BATCH_PIXELS = 2_000_000, {"cpu": 150_000, "cuda": 8 * 320 * 384}
+HALVINGS = 4  # a GPU that cannot hold a sixteenth of the plan is left for the CPU
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may use; None: what the machine has.
+
+    Attributes:
+        ram_bytes: peak resident memory of the process.
+        vram_bytes: peak memory of the GPU.
+        seconds: wall time, from the start of the process.
+    """
+
+    ram_bytes: int | None = None
+    vram_bytes: int | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -28,10 +57,14 @@ class Plan:
     Attributes:
         device: torch's name of the device.
         device_name: the hardware's name.
-        precision: 'fp32', 'bf16' or 'fp16'; logits are fp32 in any case.
+        precision: 'fp32', 'bf16', 'fp16' or 'int8' (networks of int8.py); logits are fp32 in any case.
         threads: CPU threads of one operation.
-        tile_voxels: the most voxels that the 3D network gets in one forward pass.
+        tile_voxels: the most voxels of a tile of the 3D network, which is computed slab by slab.
+        slab_voxels: about the voxels of a slab.
+        plain_voxels: the most voxels of a tile of a 3D network that cannot be computed in slabs.
         batch_pixels: the most pixels that the 2D network gets in one forward pass.
+        budget: the limits that the sizes keep.
+        memory_format: how feature maps lie in memory.
     """
 
     device: str
@@ -39,56 +72,161 @@ class Plan:
     precision: str
     threads: int
     tile_voxels: int
+    slab_voxels: int
+    plain_voxels: int
     batch_pixels: int
+    budget: Budget = Budget()
+    memory_format: str = "channels_last"
 
     @property
     def dtype(self) -> torch.dtype:
         return PRECISIONS[self.precision]
 
+    @property
+    def kind(self) -> str:
+        """'cpu' or 'cuda'."""
+        return self.device.partition(":")[0]
 
-def choose(device: str = "auto", precision: str = "fp32") -> Plan:
-    """The plan for this machine.
+
+def choose(device: str = "auto", precision: str = "auto", budget: Budget = Budget()) -> Plan:
+    """The plan for this machine, before the study is known.
 
     Args:
         device: 'auto' (a GPU when there is one), 'cpu', 'cuda' or 'cuda:N'.
-        precision: 'fp32', 'bf16' or 'fp16'.
+        precision: 'fp32', 'bf16', 'fp16', 'int8' (CPU only), or 'auto': fp32 on the CPU; on a GPU bf16, or fp16 where it has no bf16.
+        budget: limits.
 
     Raises:
-        InputError: the device is absent or the precision unknown to it.
+        InputError: the device is absent, the precision unknown to it, or a limit is for another device.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision {precision!r}: one of {', '.join(PRECISIONS)}")
+    if precision != "auto" and precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r}: one of auto, {', '.join(PRECISIONS)}")
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if precision != "int8" and torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
         raise InputError(f"device {device!r}: use auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and precision == "int8":
+        raise InputError(f"precision int8 is for the CPU, not {device!r}: use --device cpu, or fp16 on the GPU")
     if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = int(number or 0)
-        if index >= count:
-            raise InputError(
-                f"device {device!r}: torch sees {count} CUDA devices here; use --device cpu, or start docker with --gpus all"
-            )
-        if precision == "bf16" and torch.cuda.get_device_capability(index)[0] < 8:
-            raise InputError(f"precision bf16: {torch.cuda.get_device_name(index)} has no bf16 units; use fp16 or fp32")
-        free, _ = torch.cuda.mem_get_info(index)
-        device, name = f"cuda:{index}", torch.cuda.get_device_name(index)
+        device, name, precision = _cuda(device, int(number or 0), precision)
     else:
         if precision == "fp16":
             raise InputError("precision fp16 is for GPUs; on the CPU use fp32 (or bf16 where the processor has it)")
-        free, name = free_memory_bytes(), cpu_name()
-    budget = free * SHARE
-    plan = Plan(
-        device=device,
-        device_name=name,
-        precision=precision,
-        threads=torch.get_num_threads(),
-        tile_voxels=int(max(200_000, min(budget / BYTES_A_VOXEL, MAX_TILE_VOXELS))),
-        batch_pixels=int(max(50_000, min(budget / BYTES_A_PIXEL, 8 * 320 * 384 if kind == "cuda" else 150_000))),
-    )
-    logging.getLogger(__name__).info("plan: %s", plan)
+        if budget.vram_bytes is not None:
+            raise InputError("--max-vram is for GPUs and this run is on the CPU; use --max-ram")
+        name, precision = cpu_name(), "fp32" if precision == "auto" else precision
+    plan = fit(Plan(device, name, precision, torch.get_num_threads(), 0, 0, 0, 0, budget))
+    log.info("device %s (%s), precision %s", plan.device, plan.device_name, plan.precision)
     return plan
+
+
+def _cuda(device: str, index: int, precision: str) -> tuple[str, str, str]:
+    """(device, hardware's name, precision) of a GPU; raises InputError where it is absent or cannot do the precision."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index >= count:
+        raise InputError(
+            f"device {device!r}: torch sees {count} CUDA devices here; use --device cpu, or start docker with --gpus all"
+        )
+    name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    has_bf16 = capability[0] >= 8
+    if precision == "bf16" and not has_bf16:
+        raise InputError(f"precision bf16: {name} has no bf16 units; use fp16 or fp32")
+    if precision == "auto":
+        # 16-bit units came with capability 7 (Volta, Turing: T4), bf16 with 8
+        precision = "bf16" if has_bf16 else "fp16" if capability[0] >= 7 else "fp32"
+    return f"cuda:{index}", name, precision
+
+
+def fit(plan: Plan, reserve_bytes: int = 0) -> Plan:
+    """The plan with sizes for the memory that is free now.
+
+    Args:
+        plan: device, precision and budget.
+        reserve_bytes: main memory that the rest of the run still needs beside the networks.
+    """
+    if plan.kind == "cuda":
+        free = torch.cuda.mem_get_info(plan.device)[0] * SHARE["cuda"]
+        if plan.budget.vram_bytes is not None:
+            free = min(free, plan.budget.vram_bytes - torch.cuda.memory_reserved(plan.device))
+    else:
+        free = free_memory_bytes() * SHARE["cpu"]
+        if plan.budget.ram_bytes is not None:
+            free = min(free, plan.budget.ram_bytes - psutil.Process().memory_info().rss - reserve_bytes - SPARE_BYTES)
+    share = 1.0 if plan.precision == "fp32" else 0.5  # of the bytes: features are 16-bit
+    slab = max(LEAST_SLAB_VOXELS, min(0.4 * free / (SLAB_BYTES_A_VOXEL * share), MOST_SLAB_VOXELS))
+    tile = (free - slab * SLAB_BYTES_A_VOXEL * share) / (KEPT_BYTES_A_VOXEL * share)
+    return replace(
+        plan,
+        tile_voxels=int(max(LEAST_TILE_VOXELS, tile)),
+        slab_voxels=int(slab),
+        plain_voxels=int(max(LEAST_TILE_VOXELS, free / (PLAIN_BYTES_A_VOXEL * share))),
+        batch_pixels=int(max(LEAST_BATCH_PIXELS, min(free / (BYTES_A_PIXEL * share), MOST_BATCH_PIXELS[plan.kind]))),
+    )
+
+
+def tile_bytes(plan: Plan, tile_voxels: int) -> int:
+    """About the peak memory of one tile of the 3D network."""
+    share = 1.0 if plan.precision == "fp32" else 0.5
+    return int(share * (KEPT_BYTES_A_VOXEL * tile_voxels + SLAB_BYTES_A_VOXEL * min(tile_voxels, plan.slab_voxels)))
+
+
+def with_less(plan: Plan, run: Callable[[Plan], Result]) -> tuple[Result, Plan, list[str]]:
+    """run(plan), and where the device's memory does not suffice again with half the sizes, in the end on the CPU.
+
+    Returns:
+        The result, the plan that it came by, a warning for each attempt that failed.
+
+    Raises:
+        torch.OutOfMemoryError: the CPU's memory does not suffice either.
+    """
+    lines: list[str] = []
+    for attempt in itertools.count(1):
+        try:
+            return run(plan), plan, lines
+        except torch.OutOfMemoryError:
+            if plan.kind == "cpu":
+                raise
+        torch.cuda.empty_cache()
+        if attempt <= HALVINGS:
+            sizes = {name: getattr(plan, name) // 2 for name in ("tile_voxels", "slab_voxels", "plain_voxels", "batch_pixels")}
+            lines.append(f"{plan.device} ran out of memory: going on with tiles of {sizes['tile_voxels']} voxels")
+            plan = replace(plan, **sizes)
+        else:
+            lines.append(f"{plan.device} ran out of memory {attempt} times: going on on the CPU in fp32")
+            plan = fit(replace(plan, device="cpu", device_name=cpu_name(), precision="fp32"))
+        log.warning(lines[-1])
+    raise AssertionError("unreachable")
+
+
+def to_device(array: np.ndarray, plan: Plan) -> torch.Tensor:
+    """The array on the plan's device; to a GPU from pinned memory, without waiting for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor if plan.kind == "cpu" else tensor.pin_memory().to(plan.device, non_blocking=True)
+
+
+def flips_of(axes: str | tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """The mirrored copies of a volume (z, y, x) along some of 'x', 'y', 'z': all combinations, the volume as it is first.
+
+    Raises:
+        InputError: an axis is unknown.
+    """
+    if unknown := [axis for axis in axes if axis not in AXES]:
+        raise InputError(f"mirror axis {unknown[0]!r}: one of {', '.join(sorted(AXES))}")
+    chosen = sorted({AXES[axis] for axis in axes}, reverse=True)
+    return tuple(flip for n in range(len(chosen) + 1) for flip in itertools.combinations(chosen, n))
+
+
+def parse_bytes(text: str) -> int:
+    """'4G', '512M' or '3.5GiB' as bytes (binary units, as docker has them).
+
+    Raises:
+        InputError: it is no such size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not match or float(match[1]) == 0:
+        raise InputError(f"size {text!r}: a number with a unit is expected, as 4G or 512M")
+    return int(float(match[1]) * 1024 ** ("KMGT".index(match[2].upper()) + 1))
 
 
 def free_memory_bytes() -> int:

@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it as it is and exits with 2.
     """
+
+
+class MissingExtra(InputError):
+    """A feature was asked for whose optional packages are not installed; the line names the pip command."""

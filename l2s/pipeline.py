@@ -6,12 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from scipy.special import expit
+from torch import nn
 
-from l2s import fuse
+from l2s import engine, ensemble, fuse
 from l2s.engine import Plan
 from l2s.errors import InputError
 from l2s.localize import planes
@@ -23,6 +24,7 @@ from l2s.working import Working, from_working, to_working
 log = logging.getLogger(__name__)
 
 OUTSIDE_LOGIT = -30.0  # outside the body box: a probability of 1e-13, below every threshold
+MAPS_TO_COME = 6  # float32 arrays of the body box that are made beside the networks: scaled channels, logits, sums
 
 Progress = Callable[[str, int, int], None]
 Steps = Callable[[int, int], None]
@@ -36,11 +38,16 @@ class Settings:
         fusion: 'voxelwise', 'componentwise' or 'none'.
         windows: 'tiles' or 'gaussian'.
         spacing_mm_zyx: the working spacing.
+        mirror: axes along which mirrored copies are averaged, of 'x', 'y', 'z'.
+        deadline: time.perf_counter() before which the answer must be there; None: every fold and mirror runs. With a deadline
+            fold 0 gives the base answer, further folds and mirrors (along x, if none are named) follow while they fit.
     """
 
     fusion: str | None = None
     windows: str | None = None
     spacing_mm_zyx: tuple[float, float, float] | None = None
+    mirror: tuple[str, ...] = ()
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Segmentation:
         cue: float32 (z, y, x), stage 1.
         seconds: wall seconds of each stage.
         warnings: one line each.
-        details: JSON-able: working spacing, body box, fusion, windows.
+        details: JSON-able: working spacing, body box, fusion, windows, the plan, the passes that ran and those left out.
     """
 
     mask: np.ndarray
@@ -72,7 +79,7 @@ def segment(
     Args:
         study: PET in SUV and CT in HU on the PET grid.
         model: loaded weights.
-        plan: device, precision, sizes.
+        plan: device, precision and budget; its sizes are made anew for this study.
         settings: deviations from the weights' own configuration.
         progress: called with (stage, steps done, steps in all).
 
@@ -88,41 +95,100 @@ def segment(
     policy = settings.fusion or manifest.fusion
     fuse.check(policy)
     config = windows_config(model, settings.windows)
+    flips = engine.flips_of(settings.mirror or (("x",) if settings.deadline else ()))
 
     @contextmanager
     def stage(name: str):
         started = time.perf_counter()
         yield lambda done, total: progress(name, done, total) if progress else None
-        seconds[name] = round(time.perf_counter() - started, 3)
-        log.info("%s: %.2f s", name, seconds[name])
+        seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - started, 3)
 
     with stage("prepare"):
         working = to_working(study, spacing)
+    plan = engine.fit(plan, reserve_bytes=4 * MAPS_TO_COME * working.pet_suv.size)
+    facts, lines = describe_plan(working, model, plan, config)
+    warnings += lines
 
-    with stage("localize") as report:
-        first = cue_logits(working, model, plan, report)
+    def run(one: ensemble.Pass) -> np.ndarray:
+        nonlocal plan
+        with stage(one.stage) as report:
+            answer, plan, problems = engine.with_less(plan, lambda p: run_pass(one, working, model, p, config, report))
+        warnings.extend(problems)
+        return answer
 
-    with stage("segment") as report:
-        second = lesion_logits(working, model, plan, config, report)
+    def answer(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(mask, probability, cue) on the PET's grid."""
+        with stage("resample"):
+            cue = on_pet_grid(first, working, study.grid)
+            probability = on_pet_grid(second, working, study.grid)
+        with stage("fuse"):
+            return fuse.apply(policy, probability, cue), probability, cue
 
-    with stage("resample"):
-        cue = on_pet_grid(first, working, study.grid)
-        probability = on_pet_grid(second, working, study.grid)
+    folds = len(model.localizers), len(model.segmenters)
+    if settings.deadline is None:
+        sums, done = ensemble.run_all(ensemble.all_passes(*folds, flips), run)
+        (mask, probability, cue), left_out = answer(*sums), []
+    else:
+        (mask, probability, cue), done, left_out, lines = ensemble.run_until(
+            settings.deadline, ensemble.growing_passes(*folds, flips), run, answer
+        )
+        warnings += lines
+    for name in seconds:
+        log.info("%s: %.2f s", name, seconds[name])
 
-    with stage("fuse"):
-        mask = fuse.apply(policy, probability, cue)
-        if policy == "componentwise" and (line := fuse.voxel_size_warning(study.grid.voxel_volume_ml)):
-            warnings.append(line)
-
+    if policy == "componentwise" and (line := fuse.voxel_size_warning(study.grid.voxel_volume_ml)):
+        warnings.append(line)
     details = {
         "spacing_mm_zyx": list(spacing),
         "working_shape_zyx": list(working.full.shape_zyx),
         "body_box_zyx": [list(working.start_zyx), list(working.stop_zyx)],
         "fusion": policy,
         "windows": config.windows,
-        "folds": len(model.segmenters),
+        "folds": max(folds),
+        "plan": asdict(plan) | facts,
+        "passes": done,
+        "left_out": left_out,
     }
     return Segmentation(mask, probability, cue, seconds, warnings, details)
+
+
+def describe_plan(working: Working, model: Model, plan: Plan, config: windows.WindowsConfig) -> tuple[dict, list[str]]:
+    """(facts for the record, warnings) about how the body box goes through the networks."""
+    stacked = planes.stack_planes(working.pet_suv, model.manifest.localizer.planes)
+    count, height, width = stacked.shape
+    facts: dict = {"planes": count, "batch_planes": min(count, planes.batch_planes(plan, height, width))}
+    if config.windows == "gaussian":
+        return facts | {"window_zyx": list(config.patch_zyx)}, []
+    network = model.segmenters[0]
+    padded, tiles = windows.cut(working.pet_suv.shape, network, plan)
+    tile_facts, lines = windows.describe_tiles(tiles, padded, network, plan)
+    facts |= tile_facts
+    log.info(
+        "body box %s: %d planes by %d, %d tiles of up to %s",
+        *(" x ".join(map(str, working.pet_suv.shape)), count, facts["batch_planes"], facts["tiles"]),
+        " x ".join(map(str, facts["tile_zyx"])),
+    )
+    return facts, lines
+
+
+def run_pass(
+    one: ensemble.Pass, working: Working, model: Model, plan: Plan, config: windows.WindowsConfig, report: Steps | None = None
+) -> np.ndarray:
+    """One network's logits, float32 (z, y, x) on the working grid: the mean of the pass's mirrored copies."""
+    if one.stage == "localize":
+        network = model.localizers[one.fold].to(plan.device)
+        logits = planes.cue_logits(working.pet_suv, network, model.manifest.localizer.planes, plan, report, one.flips)
+    else:
+        network = model.segmenters[one.fold].to(plan.device)
+        logits = windows.logits(working.pet_suv, working.ct_hu, network, config, plan, report, one.flips)
+    release(network, plan)
+    return finite(logits, one.stage)
+
+
+def release(network: nn.Module, plan: Plan) -> None:
+    """A GPU holds one network at a time."""
+    if plan.kind == "cuda":
+        network.to("cpu")
 
 
 def windows_config(model: Model, kind: str | None = None) -> windows.WindowsConfig:
@@ -139,19 +205,17 @@ def windows_config(model: Model, kind: str | None = None) -> windows.WindowsConf
     return config
 
 
-def cue_logits(working: Working, model: Model, plan: Plan, report: Steps | None = None) -> np.ndarray:
-    """Stage 1's logits, float32 (z, y, x) on the working grid: the mean of the folds. Report is called with (done, in all)."""
-    config = model.manifest.localizer.planes
-    maps = [planes.cue_logits(working.pet_suv, net.to(plan.device), config, plan, report) for net in model.localizers]
-    return finite(sum(maps) / len(maps), "stage 1")
+def cue_logits(working: Working, model: Model, plan: Plan) -> np.ndarray:
+    """Stage 1's logits, float32 (z, y, x) on the working grid: the mean of the folds."""
+    passes = [ensemble.Pass("localize", fold) for fold in range(len(model.localizers))]
+    config = windows_config(model)
+    return sum(run_pass(one, working, model, plan, config) for one in passes) / len(passes)
 
 
-def lesion_logits(
-    working: Working, model: Model, plan: Plan, config: windows.WindowsConfig, report: Steps | None = None
-) -> np.ndarray:
-    """Stage 2's logits, float32 (z, y, x) on the working grid: the mean of the folds. Report is called with (done, in all)."""
-    maps = [windows.logits(working.pet_suv, working.ct_hu, net.to(plan.device), config, plan, report) for net in model.segmenters]
-    return finite(sum(maps) / len(maps), "stage 2")
+def lesion_logits(working: Working, model: Model, plan: Plan, config: windows.WindowsConfig) -> np.ndarray:
+    """Stage 2's logits, float32 (z, y, x) on the working grid: the mean of the folds."""
+    passes = [ensemble.Pass("segment", fold) for fold in range(len(model.segmenters))]
+    return sum(run_pass(one, working, model, plan, config) for one in passes) / len(passes)
 
 
 def on_pet_grid(logits: np.ndarray, working: Working, grid: Grid) -> np.ndarray:

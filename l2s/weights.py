@@ -7,7 +7,9 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
@@ -19,8 +21,10 @@ from torch import nn
 
 from l2s.errors import InputError
 from l2s.localize.network import Localizer, LocalizerConfig
+from l2s.localize.network import fold_batch_norms as fold_localizer
 from l2s.localize.planes import PLANE_AXIS, PlanesConfig
-from l2s.segment.network import NORMS, Segmenter, SegmenterConfig, fold_batch_norms
+from l2s.segment.network import NORMS, Segmenter, SegmenterConfig
+from l2s.segment.network import fold_batch_norms as fold_segmenter
 from l2s.segment.windows import WINDOWS, WindowsConfig
 
 FORMAT = 1
@@ -90,8 +94,8 @@ class Model:
     folder: Path
     manifest: Manifest
     sha256: str
-    localizers: tuple[nn.Module, ...]
-    segmenters: tuple[nn.Module, ...]
+    localizers: Sequence[nn.Module]
+    segmenters: Sequence[nn.Module]
 
     @property
     def name(self) -> str:
@@ -208,33 +212,52 @@ def load_network(path: Path, network: nn.Module) -> nn.Module:
         raise InputError(
             f"{path}: {len(wrong)} tensors do not fit the manifest's network, first {wrong[0]!r}; use the manifest of its training"
         )
-    network.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=True)
+    network.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=True, assign=True)
     return network.eval()
 
 
-def load(folder: Path) -> Model:
+class OnDemand(Sequence):
+    """Networks of which each is made anew when it is taken: an ensemble then needs the memory of one."""
+
+    def __init__(self, makers: Sequence[Callable[[], nn.Module]]):
+        self.makers = tuple(makers)
+
+    def __len__(self) -> int:
+        return len(self.makers)
+
+    def __getitem__(self, k):
+        return OnDemand(self.makers[k]) if isinstance(k, slice) else self.makers[k]()
+
+
+def load(folder: Path, on_demand: bool = False) -> Model:
     """The verified model of a weights folder.
+
+    Args:
+        folder: holds the manifest and the networks' files.
+        on_demand: several folds are not kept in memory, each is read when it is its turn.
 
     Raises:
         InputError: anything is missing, altered or does not fit.
     """
     manifest, sha256 = read_manifest(folder)
     first, second = manifest.localizer, manifest.segmenter
-    return Model(
-        Path(folder),
-        manifest,
-        sha256,
-        tuple(
-            load_network(checked_path(folder, f), Localizer(first.network)).to(memory_format=torch.channels_last)
-            for f in first.files
-        ),
-        tuple(
-            fold_batch_norms(load_network(checked_path(folder, f), Segmenter(second.network))).to(
-                memory_format=torch.channels_last_3d
-            )
-            for f in second.files
-        ),
-    )
+    localizers = [partial(load_localizer, checked_path(folder, f), first.network) for f in first.files]
+    segmenters = [partial(load_segmenter, checked_path(folder, f), second.network) for f in second.files]
+    if on_demand and len(localizers) + len(segmenters) > 2:
+        return Model(Path(folder), manifest, sha256, OnDemand(localizers), OnDemand(segmenters))
+    return Model(Path(folder), manifest, sha256, tuple(make() for make in localizers), tuple(make() for make in segmenters))
+
+
+def load_localizer(path: Path, config: LocalizerConfig) -> nn.Module:
+    with torch.device("meta"):  # the file has all the numbers: drawing random ones first takes longer than reading it
+        network = Localizer(config)
+    return fold_localizer(load_network(path, network)).to(memory_format=torch.channels_last)
+
+
+def load_segmenter(path: Path, config: SegmenterConfig) -> nn.Module:
+    with torch.device("meta"):
+        network = Segmenter(config)
+    return fold_segmenter(load_network(path, network)).to(memory_format=torch.channels_last_3d)
 
 
 def verify(folder: Path) -> list[str]:

@@ -47,6 +47,12 @@ def weights_folder(tmp_path_factory) -> Path:
     return write_weights(tmp_path_factory.mktemp("weights"))
 
 
+@pytest.fixture(scope="session")
+def make_weights():
+    """write_weights, for weights of another spacing, norm or seed."""
+    return write_weights
+
+
 @pytest.fixture
 def own_weights_folder(tmp_path) -> Path:
     """The same for one test to break."""

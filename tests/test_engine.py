@@ -25,6 +25,7 @@ def test_a_cpu_plan_can_be_recorded():
         ("cuda:x", "fp32", "cuda:x"),
         ("cpu", "fp16", "fp16"),
         ("cpu", "int7", "int7"),
+        ("cuda:0", "int8", "int8 is for the CPU"),
     ],
 )
 def test_what_cannot_be_is_refused(device, precision, line):
@@ -57,3 +58,4 @@ def test_a_t4_has_no_bf16(monkeypatch):
     with pytest.raises(InputError, match="Tesla T4 has no bf16"):
         engine.choose("cuda", "bf16")
     assert engine.choose("auto", "fp16").device == "cuda:0"
+    assert engine.choose("auto", "int8").device == "cpu"

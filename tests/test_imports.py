@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"errors", "study", "engine", "working"}
+BASE = {"errors", "study", "engine", "working", "components"}
 STAGES = ("localize", "segment", "fuse", "measure", "io", "report", "phantom")
 ALLOWED = {  # part of l2s -> the other parts that it may import
     "__init__": set(),
@@ -16,16 +16,38 @@ ALLOWED = {  # part of l2s -> the other parts that it may import
     "study": {"errors"},
     "engine": {"errors"},
     "working": {"errors", "study"},
+    "components": set(),
     **dict.fromkeys(STAGES, BASE),
     "phantom": BASE | {"io"},  # it writes its cases as files
     "weights": BASE | {"localize", "segment"},
+    "ensemble": {"errors"},
+    "pipeline": BASE | {"weights", "ensemble", "localize", "segment", "fuse"},
+#INT8#
+    "int8": BASE | {"weights"},
+    "quantize": BASE | {"weights", "int8", "pipeline", "io", "measure"},
     "pipeline": BASE | {"weights", "localize", "segment", "fuse"},
     "sockets": {"errors", "io"},
-    "challenge": BASE | {*STAGES, "sockets", "weights", "pipeline", "__init__"},
-    "cli": BASE | {*STAGES, "weights", "pipeline", "challenge", "__init__"},
+    "challenge": BASE | {*STAGES, "sockets", "weights", "int8", "pipeline", "__init__"},
+    "cli": BASE | {*STAGES, "weights", "quantize", "pipeline", "challenge", "__init__"},
 }
-TORCH = {"engine", "weights", "pipeline", "challenge", "localize", "segment"}
+TORCH = {"engine", "ensemble", "weights", "pipeline", "challenge", "localize", "segment"}
 LAZY = ("torch", "timm", "SimpleITK", "scipy", "matplotlib", "PIL", "evalutils", "sklearn", "safetensors", "nibabel")
+#INT8#
+TORCH = {"engine", "weights", "int8", "quantize", "pipeline", "challenge", "localize", "segment"}
+LAZY = (
+    "torch",
+    "timm",
+    "SimpleITK",
+    "scipy",
+    "matplotlib",
+    "PIL",
+    "evalutils",
+    "sklearn",
+    "safetensors",
+    "nibabel",
+    "openvino",
+    "nncf",
+)
 
 
 def imported(source: str, package: tuple[str, ...]) -> set[str]:
@@ -98,6 +120,8 @@ def test_networks_are_torch_only(relative):
         ("weights.py", "from l2s.pipeline import segment"),
         ("cli.py", "from training import loop"),
         ("engine.py", "from l2s import __version__"),
+        ("int8.py", "from l2s.pipeline import segment"),
+        ("weights.py", "from l2s import int8"),
     ],
 )
 def test_a_wrong_direction_is_seen(relative, source):
@@ -107,7 +131,7 @@ def test_a_wrong_direction_is_seen(relative, source):
 @pytest.mark.parametrize(
     ("relative", "source"),
     [
-        ("fuse/componentwise.py", "from l2s.fuse.components import label\nfrom . import voxelwise\nimport numpy"),
+        ("fuse/componentwise.py", "from l2s.components import label\nfrom . import voxelwise\nimport numpy"),
         ("localize/planes.py", "import torch\nfrom l2s.engine import Plan\nfrom ..errors import InputError"),
         ("cli.py", "from l2s import __version__, weights"),
     ],

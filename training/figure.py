@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from l2s.fuse import components
+from l2s import components
 from l2s.measure.table import figure as digits
 from l2s.report import draw as ink
 from l2s.report.mip import SUV_RANGE, body, mip

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l2s.fuse.components import Components, label
+from l2s.components import Components, label
 from l2s.measure.metrics import CaseScores, Overlap, evaluate_masks, found_pairs
 from l2s.measure.table import defined, write_text
 from l2s.report.mip import mip

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l2s.fuse.components import Components, count_inside, label, maximum
+from l2s.components import Components, count_inside, label, maximum
 
 VOXEL_ML = 2.036425 * 2.036425 * 3.0 / 1000  # autoPET's PET grid, 0.0124 ml: the rule counts voxels of this size
 VOXEL_TOLERANCE = 0.1  # grids within 10 % of it count as autoPET's; a tenth more or less decides no component but by luck

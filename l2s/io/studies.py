@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,11 @@ def read_study(pet_path: Path, ct_path: Path, name: str) -> tuple[Study, list[st
     """
     for path in (Path(pet_path), Path(ct_path)):
         _check_limits(path.name, read_grid(path))
-    pet, grid, stored, warnings = read_image(pet_path)
+    with ThreadPoolExecutor(2) as pool:  # unpacking leaves Python's lock free
+        reads = [pool.submit(read_image, path) for path in (pet_path, ct_path)]
+    pet, grid, stored, warnings = reads[0].result()
     _check_pet(pet, Path(pet_path).name)
-    ct, ct_grid, _, ct_warnings = read_image(ct_path)
+    ct, ct_grid, _, ct_warnings = reads[1].result()
     warnings = warnings + ct_warnings
     if ct.min() >= 0 or ct.max() > MAX_HU:
         raise InputError(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from l2s.engine import Plan
+from l2s.engine import Plan, to_device
 from l2s.localize.network import STRIDE
 
 PLANE_AXIS = {"axial": 0, "coronal": 1, "sagittal": 2}  # of an LPS volume (z, y, x): known by direction, not by the file's order
@@ -48,10 +49,30 @@ def take_planes(planes: np.ndarray, indices, neighbours: int) -> np.ndarray:
     return planes[chosen]
 
 
+def flip_block(block: torch.Tensor, flip: tuple[int, ...], plane_axis: int) -> torch.Tensor:
+    """(n, c, h, w) planes as they would be read from the volume mirrored along the axes flip (0: z, 1: y, 2: x).
+
+    Along the planes' own axis the same planes come in the other order: neighbours change sides. Its own inverse for c = 1.
+    """
+    rows, columns = [axis for axis in range(3) if axis != plane_axis]
+    dims = [dim for axis, dim in ((plane_axis, 1), (rows, 2), (columns, 3)) if axis in flip]
+    return torch.flip(block, dims) if dims else block
+
+
+def batch_planes(plan: Plan, height: int, width: int) -> int:
+    """Planes of one forward pass; height and width before they are padded."""
+    return max(1, plan.batch_pixels // ((height + -height % STRIDE) * (width + -width % STRIDE)))
+
+
 def cue_logits(
-    pet_suv: np.ndarray, network: nn.Module, config: PlanesConfig, plan: Plan, progress: Callable[[int, int], None] | None = None
+    pet_suv: np.ndarray,
+    network: nn.Module,
+    config: PlanesConfig,
+    plan: Plan,
+    progress: Callable[[int, int], None] | None = None,
+    flips: tuple[tuple[int, ...], ...] = ((),),
 ) -> np.ndarray:
-    """The location cue's logits, one a voxel of the body box.
+    """The location cue's logits, one a voxel of the body box: the mean over the mirrored copies.
 
     Args:
         pet_suv: (z, y, x) SUV at the working spacing.
@@ -59,24 +80,29 @@ def cue_logits(
         config: how PET becomes planes.
         plan: device, precision and the most pixels of one batch.
         progress: called with (planes done, planes in all).
+        flips: axes along which each copy is mirrored; () is the volume as it is.
 
     Returns:
         float32 (z, y, x).
     """
+    axis = PLANE_AXIS[config.plane]
     planes = stack_planes(scale(pet_suv, config), config)
     count, height, width = planes.shape
-    pad_h, pad_w = -height % STRIDE, -width % STRIDE
-    batch = max(1, plan.batch_pixels // ((height + pad_h) * (width + pad_w)))
-    logits = np.empty(planes.shape, dtype=np.float32)
-    device_type = torch.device(plan.device).type
-    with torch.inference_mode(), torch.autocast(device_type, plan.dtype, enabled=plan.precision != "fp32"):
-        for first in range(0, count, batch):
-            indices = np.arange(first, min(first + batch, count))
-            block = take_planes(planes, indices, network.config.neighbours)
-            # padded with air, which training's crops also show beyond the body and beyond the array
-            block = np.pad(block, ((0, 0), (0, 0), (0, pad_h), (0, pad_w)), constant_values=-1.0)
-            tensor = torch.from_numpy(block).to(plan.device, memory_format=torch.channels_last)
-            logits[indices] = network(tensor)[:, 0, :height, :width].float().cpu().numpy()
+    # padded with air, which training's crops also show beyond the body and beyond the array
+    pad = (0, -width % STRIDE, 0, -height % STRIDE)
+    samples = [(index, flip) for index in range(count) for flip in flips]
+    batch = batch_planes(plan, height, width)
+    total = torch.zeros(planes.shape, dtype=torch.float32, device=plan.device)
+    with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.precision != "fp32"):
+        for first in range(0, len(samples), batch):
+            chosen = samples[first : first + batch]
+            block = to_device(take_planes(planes, [index for index, _ in chosen], network.config.neighbours), plan)
+            block = torch.cat([flip_block(block[k : k + 1], flip, axis) for k, (_, flip) in enumerate(chosen)])
+            block = F.pad(block, pad, value=-1.0).contiguous(memory_format=torch.channels_last)
+            out = network(block)[:, :, :height, :width].float()
+            for k, (index, flip) in enumerate(chosen):
+                total[index] += flip_block(out[k : k + 1], flip, axis)[0, 0]
             if progress:
-                progress(int(indices[-1]) + 1, count)
-    return np.ascontiguousarray(np.moveaxis(logits, 0, PLANE_AXIS[config.plane]))
+                progress(chosen[-1][0] + 1, count)
+    logits = (total / len(flips)).cpu().numpy()
+    return np.ascontiguousarray(np.moveaxis(logits, 0, axis))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from l2s.components import label
 from l2s.errors import InputError
 
 FOUND_IOU = 0.1  # autoPET V: a true component is found when some predicted one overlaps it with at least this
@@ -60,32 +61,17 @@ class CaseScores:
     lesion_f1: float
 
 
-def union_box(truth: np.ndarray, prediction: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box of slices that holds both masks; an empty box where both are empty."""
-    either = truth | prediction
-    hits = [np.flatnonzero(either.any(axis=tuple(k for k in range(3) if k != axis))) for axis in range(3)]
-    return tuple(slice(int(h[0]), int(h[-1]) + 1) if len(h) else slice(0, 0) for h in hits)
-
-
 def overlap(truth: np.ndarray, prediction: np.ndarray) -> Overlap:
     """Component tables of two bool masks (z, y, x) of one shape."""
-    from scipy import ndimage
-
     if truth.shape != prediction.shape:
         raise InputError(
             f"the truth has shape {truth.shape}, the prediction {prediction.shape}: bring the prediction to the truth's grid"
         )
-    box = union_box(truth, prediction)
-    structure = ndimage.generate_binary_structure(3, 2)
-    true_labels, true_count = ndimage.label(truth[box], structure)
-    labels, count = ndimage.label(prediction[box], structure)
-    both = (true_labels > 0) & (labels > 0)
-    codes, shared = np.unique((true_labels[both].astype(np.int64) - 1) * count + labels[both] - 1, return_counts=True)
-    return Overlap(
-        np.bincount(true_labels[true_labels > 0] - 1, minlength=true_count),
-        np.bincount(labels[labels > 0] - 1, minlength=count),
-        np.stack([codes // count, codes % count, shared], axis=1),
-    )
+    true, predicted = label(truth), label(prediction)
+    _, in_true, in_predicted = np.intersect1d(true.voxels, predicted.voxels, assume_unique=True, return_indices=True)
+    codes, shared = np.unique(true.owner[in_true] * predicted.count + predicted.owner[in_predicted], return_counts=True)
+    count = max(predicted.count, 1)
+    return Overlap(true.sizes, predicted.sizes, np.stack([codes // count, codes % count, shared], axis=1))
 
 
 def dice_of(o: Overlap) -> float:

@@ -1,4 +1,4 @@
-"""Distances between the surfaces of truth and prediction, and a second opinion on Dice, both by evalutils."""
+"""Distances between the surfaces of truth and prediction, as evalutils defines them, and its second opinion on Dice."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l2s.measure.metrics import union_box
+PERCENTILE = 0.95
 
 
 @dataclass(frozen=True)
 class SurfaceScores:
-    """Figures of evalutils.stats; a surface is the foreground voxels with a face on the background. NaN where a mask is empty.
+    """Figures as evalutils.stats defines them; a surface is the foreground voxels with a face on the background. NaN where a mask is empty.
 
     Attributes:
         hausdorff_mm: the largest distance from one surface to the other.
@@ -27,21 +27,46 @@ class SurfaceScores:
     dice_evalutils: float
 
 
+def surface_points_mm(mask: np.ndarray, spacing_mm_zyx: tuple[float, float, float]) -> np.ndarray:
+    """float (n, 3) in mm: foreground voxels with a face on the background; beyond the volume is background."""
+    voxels = np.stack(np.nonzero(mask), axis=1)
+    low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
+    box = np.pad(mask[tuple(slice(a, b) for a, b in zip(low, high))], 1)
+    at = np.ravel_multi_index((voxels - low + 1).T, box.shape)
+    flat = box.reshape(-1)
+    steps = (box.shape[1] * box.shape[2], box.shape[2], 1)
+    inner = np.logical_and.reduce([flat[at + sign * step] for step in steps for sign in (-1, 1)])
+    return voxels[~inner] * np.asarray(spacing_mm_zyx, dtype=float)
+
+
 def surface_scores(truth: np.ndarray, prediction: np.ndarray, spacing_mm_zyx: tuple[float, float, float]) -> SurfaceScores:
     """Surface figures of two bool masks (z, y, x) of one shape.
 
-    They are computed in the masks' common box: nothing outside it is nearest to a surface, and evalutils' distance maps take
-    about 50 bytes a voxel. evalutils takes the spacing in the order of the array's axes.
+    The distances come from a search tree over the surfaces' voxels: evalutils makes four distance maps of the masks' common box,
+    half a minute and 50 bytes a voxel where lesions lie from head to foot. The definitions are its own.
     """
-    from evalutils import stats
+    from scipy.spatial import cKDTree
 
-    box = union_box(truth, prediction)
-    # a rim of background: without any, evalutils' Dice of the background would be 0 / 0
-    truth, prediction = np.pad(truth[box], 1), np.pad(prediction[box], 1)
     if not truth.any():
         return SurfaceScores(math.nan, math.nan, math.nan, math.nan)
-    dice = float(stats.dice_from_confusion_matrix(stats.calculate_confusion_matrix(truth, prediction, [0, 1]))[1])
+    dice = dice_by_evalutils(truth, prediction)
     if not prediction.any():
         return SurfaceScores(math.nan, math.nan, math.nan, dice)
-    measures = stats.hausdorff_distance_measures(truth, prediction, voxelspacing=spacing_mm_zyx, percentile=0.95)
-    return SurfaceScores(float(measures.distance), float(measures.percentile_distance), float(measures.modified_distance), dice)
+    ends = [surface_points_mm(mask, spacing_mm_zyx) for mask in (truth, prediction)]
+    one, other = (np.sort(cKDTree(b).query(a)[0]) for a, b in (ends, ends[::-1]))
+    return SurfaceScores(
+        float(max(one[-1], other[-1])),
+        float(max(d[int((len(d) - 1) * PERCENTILE)] for d in (one, other))),
+        float(max(one.mean(), other.mean())),
+        dice,
+    )
+
+
+def dice_by_evalutils(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Dice of two bool masks from evalutils' confusion matrix of their foreground; neither true negatives nor order change it."""
+    from evalutils import stats
+
+    either = np.flatnonzero(truth | prediction)
+    # a voxel of background: without any, evalutils' Dice of the background would be 0 / 0
+    flat = [np.append(mask.reshape(-1)[either], False) for mask in (truth, prediction)]
+    return float(stats.dice_from_confusion_matrix(stats.calculate_confusion_matrix(*flat, [0, 1]))[1])

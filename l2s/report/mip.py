@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from l2s.components import label
 from l2s.report.draw import Panel, compose
 from l2s.study import Study
 
@@ -61,17 +62,13 @@ def preview(study: Study, mask: np.ndarray, path: Path) -> None:
 
 
 def find_lesions(mask: np.ndarray, voxel_volume_ml: float) -> Lesions:
-    """Counts the mask's components within their common box."""
-    from scipy import ndimage
-
-    hits = [np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis))) for axis in range(3)]
-    if not len(hits[0]):
+    """Counts the mask's components and finds the plane of the largest."""
+    table = label(mask)
+    if not table.count:
         return Lesions(0, 0.0, 0.0, mask.shape[1] // 2)
-    inner = mask[tuple(slice(h[0], h[-1] + 1) for h in hits)]
-    labels, count = ndimage.label(inner, ndimage.generate_binary_structure(3, 2))
-    sizes = np.bincount(labels.ravel())[1:]
-    plane = int(np.argmax((labels == np.argmax(sizes) + 1).sum(axis=(0, 2)))) + int(hits[1][0])
-    return Lesions(count, float(sizes.sum() * voxel_volume_ml), float(sizes.max() * voxel_volume_ml), plane)
+    largest = table.voxels[table.owner == np.argmax(table.sizes)]
+    plane = int(np.argmax(np.bincount(largest // mask.shape[2] % mask.shape[1])))
+    return Lesions(table.count, float(len(table.voxels) * voxel_volume_ml), float(len(largest) * voxel_volume_ml), plane)
 
 
 def caption(lesions: Lesions) -> str:

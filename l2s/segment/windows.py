@@ -9,7 +9,6 @@ nothing is computed twice but the halos.
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from l2s.engine import BYTES_A_VOXEL, Plan
+from l2s.engine import Plan, tile_bytes, to_device
 from l2s.errors import InputError
-from l2s.segment.network import halo
-
-log = logging.getLogger(__name__)
+from l2s.segment import slabs
+from l2s.segment.network import Segmenter, halo
 
 WINDOWS = ("tiles", "gaussian")
 MUCH_WORK = 4.0  # times the volume: beyond it the halos cost more than the memory they save
@@ -63,9 +62,10 @@ def scale(pet_suv: np.ndarray, ct_hu: np.ndarray, config: WindowsConfig) -> np.n
     return np.stack([pet, ct]).astype(np.float32) * 2 - 1
 
 
-def pad_air(volume: np.ndarray, shape_zyx) -> np.ndarray:
+def pad_air(volume: torch.Tensor, shape_zyx) -> torch.Tensor:
     """(2, z, y, x) -> the given shape or larger, filled with air (-1 in both channels) at the far end."""
-    return np.pad(volume, [(0, 0)] + [(0, max(0, n - m)) for n, m in zip(shape_zyx, volume.shape[1:])], constant_values=-1.0)
+    missing = [max(0, n - m) for n, m in zip(shape_zyx, volume.shape[1:])]
+    return F.pad(volume, [side for n in reversed(missing) for side in (0, n)], value=-1.0) if any(missing) else volume
 
 
 @dataclass(frozen=True)
@@ -111,33 +111,80 @@ def plan_tiles(shape_zyx, halo_voxels: int, stride: int, tile_voxels: int) -> li
     return [Tile(tuple(r for r, _ in spans), tuple(k for _, k in spans)) for spans in itertools.product(*best)]
 
 
-def report_tiles(tiles: list[Tile], shape_zyx, plan: Plan) -> None:
-    """Logs what the cut costs; a warning where it takes more memory or much more work than was planned."""
-    sizes = [math.prod(b - a for a, b in tile.read) for tile in tiles]
-    work = sum(sizes) / math.prod(shape_zyx)
-    gigabytes = max(sizes) * BYTES_A_VOXEL / 1e9
-    level = logging.WARNING if max(sizes) > plan.tile_voxels or work > MUCH_WORK else logging.INFO
-    log.log(level, "%d tiles, %.1f times the body box's voxels, about %.1f GB at the peak", len(tiles), work, gigabytes)
+def limit_voxels(network: nn.Module, plan: Plan) -> int:
+    """The most voxels of a tile: many where the network can be computed slab by slab."""
+    return plan.tile_voxels if in_slabs(network) else plan.plain_voxels
 
 
-def forward(network: nn.Module, block: np.ndarray, plan: Plan) -> np.ndarray:
-    """(2, z, y, x) -> logits (z, y, x), float32 (or the network's own double precision)."""
-    tensor = torch.from_numpy(block[None]).to(plan.device, memory_format=torch.channels_last_3d)
-    logits = network(tensor)[0, 0]
-    return (logits if logits.dtype == torch.float64 else logits.float()).cpu().numpy()
+def in_slabs(network: nn.Module) -> bool:
+    """Whether slabs.forward gives the network's own answer: it walks our U-Net, and a slab must not change a norm."""
+    return isinstance(network, Segmenter) and network.config.is_local
+
+
+def cut(shape_zyx, network: nn.Module, plan: Plan) -> tuple[tuple[int, ...], list[Tile]]:
+    """(padded shape, its tiles) of a body box."""
+    stride = network.config.stride
+    padded = tuple(-(-n // stride) * stride for n in shape_zyx)
+    return padded, plan_tiles(padded, halo(network.config), stride, limit_voxels(network, plan))
+
+
+def describe_tiles(tiles: list[Tile], padded_zyx, network: nn.Module, plan: Plan) -> tuple[dict, list[str]]:
+    """(facts for the record, warnings) of a cut: a warning where it takes more memory or much more work than was planned."""
+    shapes = [tuple(b - a for a, b in tile.read) for tile in tiles]
+    largest = max(shapes, key=math.prod)
+    work = sum(math.prod(shape) for shape in shapes) / math.prod(padded_zyx)
+    facts = {
+        "tiles": len(tiles),
+        "tile_zyx": list(largest),
+        "halo": halo(network.config) if len(tiles) > 1 else 0,
+        "work": round(work, 2),
+    }
+    warnings = []
+    if math.prod(largest) > limit_voxels(network, plan) or work > MUCH_WORK:
+        warnings.append(
+            f"memory for tiles of {limit_voxels(network, plan)} voxels, but the smallest that serve have {math.prod(largest)}: "
+            f"about {tile_bytes(plan, math.prod(largest)) / 1e9:.1f} GB and {work:.1f} times the work; give more memory if you can"
+        )
+    return facts, warnings
+
+
+def forward(
+    network: nn.Module, block: torch.Tensor, plan: Plan, flips: tuple[tuple[int, ...], ...] = ((),), limit: int | None = None
+) -> torch.Tensor:
+    """(2, z, y, x) -> logits (z, y, x), float32 (or the network's own double precision): the mean over the mirrored copies.
+
+    limit: voxels of one pass, all copies together; as many copies as keep it go at once.
+    """
+    group = max(1, (limit or block[0].numel()) // block[0].numel())
+    total = None
+    for first in range(0, len(flips), group):
+        chosen = flips[first : first + group]
+        # axis k of a volume is dimension k + 1 of a (2, z, y, x) block
+        batch = torch.stack([torch.flip(block, [k + 1 for k in flip]) for flip in chosen])
+        batch = batch.contiguous(memory_format=torch.channels_last_3d)
+        out = slabs.forward(network, batch, plan.slab_voxels) if in_slabs(network) else network(batch)
+        for flip, logits in zip(chosen, out[:, 0]):
+            logits = torch.flip(logits, flip)
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            total = logits if total is None else total + logits
+    return total / len(flips) if len(flips) > 1 else total
 
 
 def tiled_logits(
-    volume: np.ndarray, network: nn.Module, plan: Plan, tiles: list[Tile], progress: Callable[[int, int], None] | None = None
-) -> np.ndarray:
-    """Logits (z, y, x) of a padded (2, z, y, x) volume by the given tiles."""
-    out = np.empty(volume.shape[1:], dtype=volume.dtype)
+    volume: torch.Tensor,
+    network: nn.Module,
+    plan: Plan,
+    tiles: list[Tile],
+    progress: Callable[[int, int], None] | None = None,
+    flips: tuple[tuple[int, ...], ...] = ((),),
+) -> torch.Tensor:
+    """Logits (z, y, x) of a padded (2, z, y, x) volume by the given tiles, all on the plan's device."""
+    out = torch.empty(volume.shape[1:], dtype=volume.dtype, device=volume.device)
     for done, tile in enumerate(tiles, 1):
         read = tuple(slice(a, b) for a, b in tile.read)
         inner = tuple(slice(k[0] - r[0], k[1] - r[0]) for k, r in zip(tile.keep, tile.read))
-        out[tuple(slice(a, b) for a, b in tile.keep)] = forward(
-            network, np.ascontiguousarray(volume[(slice(None), *read)]), plan
-        )[inner]
+        logits = forward(network, volume[(slice(None), *read)], plan, flips, limit_voxels(network, plan))
+        out[tuple(slice(a, b) for a, b in tile.keep)] = logits[inner]
         if progress:
             progress(done, len(tiles))
     return out
@@ -159,22 +206,29 @@ def gaussian_importance(window_zyx) -> np.ndarray:
 
 
 def gaussian_logits(
-    volume: np.ndarray, network: nn.Module, plan: Plan, config: WindowsConfig, progress: Callable[[int, int], None] | None = None
-) -> np.ndarray:
+    volume: torch.Tensor,
+    network: nn.Module,
+    plan: Plan,
+    config: WindowsConfig,
+    progress: Callable[[int, int], None] | None = None,
+    flips: tuple[tuple[int, ...], ...] = ((),),
+) -> torch.Tensor:
     """Logits (z, y, x) of a (2, z, y, x) volume: the Gaussian-weighted mean of the logits of overlapping training-sized windows."""
-    shape = volume.shape[1:]
+    inside = tuple(slice(0, n) for n in volume.shape[1:])
     volume = pad_air(volume, config.patch_zyx)
-    starts = list(itertools.product(*[window_starts(n, w, config.overlap) for n, w in zip(volume.shape[1:], config.patch_zyx)]))
-    importance = gaussian_importance(config.patch_zyx)
-    total = np.zeros(volume.shape[1:], dtype=np.float32)
-    weight = np.zeros_like(total)
+    shape = volume.shape[1:]
+    starts = list(itertools.product(*[window_starts(n, w, config.overlap) for n, w in zip(shape, config.patch_zyx)]))
+    importance = torch.from_numpy(gaussian_importance(config.patch_zyx)).to(volume.device)
+    total = torch.zeros(shape, dtype=torch.float32, device=volume.device)
+    weight = torch.zeros_like(total)
     for done, start in enumerate(starts, 1):
         at = tuple(slice(s, s + w) for s, w in zip(start, config.patch_zyx))
-        total[at] += forward(network, np.ascontiguousarray(volume[(slice(None), *at)]), plan) * importance
+        logits = forward(network, volume[(slice(None), *at)], plan, flips, limit_voxels(network, plan))
+        total[at] += logits * importance
         weight[at] += importance
         if progress:
             progress(done, len(starts))
-    return (total / weight)[tuple(slice(0, n) for n in shape)]
+    return (total / weight)[inside]
 
 
 def logits(
@@ -184,8 +238,9 @@ def logits(
     config: WindowsConfig,
     plan: Plan,
     progress: Callable[[int, int], None] | None = None,
+    flips: tuple[tuple[int, ...], ...] = ((),),
 ) -> np.ndarray:
-    """Stage 2's logits in the body box.
+    """Stage 2's logits in the body box: the mean over the mirrored copies.
 
     Args:
         pet_suv, ct_hu: (z, y, x) at the working spacing.
@@ -193,6 +248,7 @@ def logits(
         config: scaling and windows.
         plan: device, precision and the most voxels of one tile.
         progress: called with (windows done, windows in all).
+        flips: axes along which each copy is mirrored; () is the volume as it is.
 
     Returns:
         float32 (z, y, x).
@@ -201,14 +257,10 @@ def logits(
         InputError: tiles are asked of a network whose norm is not local.
     """
     check(config, network)
-    volume = scale(pet_suv, ct_hu, config)
-    device_type = torch.device(plan.device).type
-    with torch.inference_mode(), torch.autocast(device_type, plan.dtype, enabled=plan.precision != "fp32"):
+    with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.precision != "fp32"):
+        volume = to_device(scale(pet_suv, ct_hu, config), plan)
         if config.windows == "gaussian":
-            return gaussian_logits(volume, network, plan, config, progress)
-        stride = network.config.stride
-        shape = volume.shape[1:]
-        volume = pad_air(volume, [-(-n // stride) * stride for n in shape])
-        tiles = plan_tiles(volume.shape[1:], halo(network.config), stride, plan.tile_voxels)
-        report_tiles(tiles, volume.shape[1:], plan)
-        return tiled_logits(volume, network, plan, tiles, progress)[tuple(slice(0, n) for n in shape)]
+            return gaussian_logits(volume, network, plan, config, progress, flips).cpu().numpy()
+        padded, tiles = cut(pet_suv.shape, network, plan)
+        answer = tiled_logits(pad_air(volume, padded), network, plan, tiles, progress, flips)
+        return answer[tuple(slice(0, n) for n in pet_suv.shape)].cpu().numpy()

@@ -450,3 +450,36 @@ def test_a_ct_that_is_no_hu_is_refused(tmp_path, array):
 def test_a_small_label_image_is_read_as_it_is(tmp_path):
     write(tmp_path / "in.mha", array=np.ones((5, 5, 5), np.uint8), spacing=(0.1, 30.0, 3.0))
     assert images.read_image(tmp_path / "in.mha")[0].shape == (5, 5, 5)
+
+
+def test_voxels_are_those_that_itk_reads(tmp_path, monkeypatch):
+    """The slow twin: SimpleITK's own reading, for every voxel type, byte order and both ways of storing."""
+    monkeypatch.setattr(images, "BLOCK_BYTES", 37)  # blocks that end within a voxel
+    path, rng = tmp_path / "in.mha", np.random.default_rng(0)
+    for code in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"):
+        array = (
+            (rng.normal(size=(7, 6, 5)) * 1e6).astype(code) if code[0] == "f" else rng.integers(0, 120, (7, 6, 5)).astype(code)
+        )
+        for compress in (True, False):
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(path), compress)
+            expected = sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32))
+            assert np.array_equal(images._read_mha(path), expected), (code, compress)
+    swapped = path.read_bytes()
+    path.write_bytes(swapped.replace(b"MSB = False", b"MSB = True")[: -array.nbytes] + array.byteswap().tobytes())
+    assert np.array_equal(images._read_mha(path), expected)
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32)), expected)
+
+
+def test_more_voxels_than_the_header_says_are_passed_over(tmp_path):
+    path = tmp_path / "in.mha"
+    write(path)
+    path.write_bytes(path.read_bytes().replace(b"DimSize = 9 11 13", b"DimSize = 9 11 12"))
+    assert np.array_equal(images._read_mha(path), ramp()[:12])
+
+
+def test_voxels_as_text_are_refused(tmp_path):
+    path = tmp_path / "in.mha"
+    write(path)
+    path.write_bytes(path.read_bytes().replace(b"BinaryData = True", b"BinaryData = False"))
+    with pytest.raises(InputError, match="binary .mha"):
+        images.read_image(path)

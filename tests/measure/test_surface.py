@@ -69,3 +69,26 @@ def test_a_mask_that_fills_its_volume():
     full = np.ones((3, 3, 3), bool)
     scores = surface_scores(full, full, SPACING_MM_ZYX)
     assert (scores.hausdorff_mm, scores.dice_evalutils) == (0, 1)
+
+
+def test_equals_evalutils_own_distance_maps():
+    """The slow twin: evalutils on whole volumes, with lesions at the border, inside one another and far apart."""
+    from evalutils import stats
+
+    rng = np.random.default_rng(7)
+    for _ in range(15):
+        shape = rng.integers(5, 25, 3)
+        masks = []
+        for _ in range(2):
+            mask = np.zeros(shape, bool)
+            for _ in range(rng.integers(1, 5)):
+                start = [int(rng.integers(0, n)) for n in shape]
+                mask[tuple(slice(a, a + int(rng.integers(1, 8))) for a in start)] = True
+            masks.append(mask)
+        expected = stats.hausdorff_distance_measures(
+            *(np.pad(mask, 1) for mask in masks), voxelspacing=SPACING_MM_ZYX, percentile=0.95
+        )
+        scores = surface_scores(*masks, SPACING_MM_ZYX)
+        assert scores.hausdorff_mm == pytest.approx(expected.distance, abs=1e-9)
+        assert scores.hd95_mm == pytest.approx(expected.percentile_distance, abs=1e-9)
+        assert scores.surface_mm == pytest.approx(expected.modified_distance, abs=1e-9)

@@ -33,8 +33,8 @@ def make_network(norm: str, dtype=torch.float64) -> Segmenter:
     return network.to(dtype).eval()
 
 
-def make_volume(shape=(LENGTH, 16, 16)) -> np.ndarray:
-    return np.random.default_rng(3).uniform(-1, 1, (2, *shape))
+def make_volume(shape=(LENGTH, 16, 16)) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(3).uniform(-1, 1, (2, *shape)))
 
 
 def cut_along_z(volume, halo_voxels, edge) -> list[Tile]:
@@ -47,8 +47,8 @@ def cut_along_z(volume, halo_voxels, edge) -> list[Tile]:
 
 def difference(network, volume, tiles, plan) -> float:
     with torch.inference_mode():
-        whole = windows.forward(network, volume, plan)
-        return float(np.abs(tiled_logits(volume, network, plan, tiles) - whole).max())
+        whole = network(volume[None])[0, 0]
+        return float((tiled_logits(volume, network, plan, tiles) - whole).abs().max())
 
 
 def test_halo_is_computed_from_the_architecture():
@@ -62,7 +62,7 @@ def test_halo_is_computed_from_the_architecture():
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_the_receptive_field_is_what_gradients_see(norm):
     network = make_network(norm)
-    volume = torch.from_numpy(make_volume((160, 8, 8)))[None].requires_grad_()
+    volume = make_volume((160, 8, 8))[None].requires_grad_()
     for voxel in (80, 84, 87):
         (gradient,) = torch.autograd.grad(network(volume)[0, 0, voxel, 4, 4], volume)
         seen = torch.nonzero(gradient.abs().sum(dim=(0, 1, 3, 4)))[:, 0]
@@ -85,8 +85,8 @@ def test_a_start_off_the_pooling_grid_is_a_control_that_differs(start, differs, 
     network, volume = make_network("batch"), make_volume()
     read, keep = slice(start, start + 152), slice(start + 56, start + 96)  # 56 voxels of context on both sides
     with torch.inference_mode():
-        tile = windows.forward(network, np.ascontiguousarray(volume[:, read]), plan)[56:96]
-        off = np.abs(tile - windows.forward(network, volume, plan)[keep]).max()
+        tile = network(volume[None, :, read])[0, 0, 56:96]
+        off = float((tile - network(volume[None])[0, 0, keep]).abs().max())
     assert off > 1e-3 if differs else off < 1e-12
 
 
@@ -167,7 +167,7 @@ class Affine(torch.nn.Module):
 @pytest.mark.parametrize("shape", [(7, 9, 5), (16, 16, 16), (33, 17, 40)])
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
 def test_gaussian_windows_average_nothing_wrong(shape, overlap, plan):
-    volume = np.random.default_rng(1).uniform(-1, 1, (2, *shape)).astype(np.float32)
+    volume = torch.from_numpy(np.random.default_rng(1).uniform(-1, 1, (2, *shape)).astype(np.float32))
     config = WindowsConfig(windows="gaussian", patch_zyx=(16, 16, 16), overlap=overlap)
     answer = gaussian_logits(volume, Affine(), plan, config)
     np.testing.assert_allclose(answer, 2 * volume[0] + 1, atol=1e-5)
@@ -175,12 +175,12 @@ def test_gaussian_windows_average_nothing_wrong(shape, overlap, plan):
 
 def test_gaussian_windows_equal_a_literal_sum(plan):
     network = make_network("batch", torch.float32)
-    volume = make_volume((40, 24, 24)).astype(np.float32)
+    volume = make_volume((40, 24, 24)).float()
     config = WindowsConfig(windows="gaussian", patch_zyx=(24, 24, 24), overlap=0.5)
     total, weight = np.zeros((40, 24, 24)), np.zeros((40, 24, 24))
     for start in (0, 8, 16):
         with torch.inference_mode():
-            block = network(torch.from_numpy(volume[None, :, start : start + 24]))[0, 0].numpy()
+            block = network(volume[None, :, start : start + 24])[0, 0].numpy()
         for z in range(24):
             for y in range(24):
                 for x in range(24):
@@ -196,7 +196,7 @@ def test_gaussian_windows_equal_a_literal_sum(plan):
 
 def test_folded_batch_norms_change_nothing():
     network = make_network("batch")
-    volume = torch.from_numpy(make_volume((16, 16, 16)))[None]
+    volume = make_volume((16, 16, 16))[None]
     with torch.inference_mode():
         before = network(volume)
         folded = fold_batch_norms(network)
@@ -227,3 +227,36 @@ def test_unknown_windows_are_named(plan):
         windows.logits(
             np.zeros((8, 8, 8), np.float32), np.zeros((8, 8, 8), np.float32), Affine(), WindowsConfig(windows="spiral"), plan
         )
+
+
+ALL_FLIPS = engine.flips_of("xyz")
+
+
+def test_mirrored_copies_equal_whole_volumes_mirrored_one_by_one(plan):
+    network = make_network("batch", torch.float32)
+    rng = np.random.default_rng(4)
+    pet, ct = rng.uniform(0, 20, (130, 21, 16)).astype(np.float32), rng.uniform(-900, 900, (130, 21, 16)).astype(np.float32)
+    padded = windows.pad_air(torch.from_numpy(windows.scale(pet, ct, WindowsConfig())), (136, 24, 16))
+    expected = torch.zeros(136, 24, 16)
+    with torch.inference_mode():
+        for flip in ALL_FLIPS:
+            dims = [axis + 1 for axis in flip]
+            expected += torch.flip(network(torch.flip(padded, dims)[None])[0], dims)[0]
+    for limit in (10**9, 128 * 24 * 16 * 3, 1):  # all copies at once in one tile; three at once; one by one in two tiles
+        few = dataclasses.replace(plan, tile_voxels=limit)
+        answer = windows.logits(pet, ct, network, WindowsConfig(), few, flips=ALL_FLIPS)
+        np.testing.assert_allclose(answer, (expected / 8)[:130, :21].numpy(), atol=1e-4)
+
+
+def test_a_cut_says_what_it_costs(plan):
+    network = make_network("batch")
+    padded, tiles = windows.cut((331, 160, 172), network, dataclasses.replace(plan, tile_voxels=10**8))
+    facts, lines = windows.describe_tiles(tiles, padded, network, plan)
+    assert facts == {"tiles": 1, "tile_zyx": [336, 160, 176], "halo": 0, "work": 1.0}
+    assert lines == []
+    little = dataclasses.replace(plan, tile_voxels=300_000)
+    padded, tiles = windows.cut((331, 160, 172), network, little)
+    facts, lines = windows.describe_tiles(tiles, padded, network, little)
+    assert facts["halo"] == 56
+    assert facts["work"] == sum(math.prod(b - a for a, b in t.read) for t in tiles) / math.prod(padded) // 0.01 / 100
+    assert "memory for tiles of 300000 voxels" in lines[0]

@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 
 from l2s import pipeline, weights
+from l2s.components import label
 from l2s.errors import InputError
-from l2s.fuse.components import label
 from l2s.measure.metrics import evaluate_masks, overlap
 from l2s.study import Grid, Study
 from training import evaluate, held_out, scores

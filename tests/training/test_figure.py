@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from l2s.fuse.components import label
+from l2s.components import label
 from l2s.measure.metrics import CaseScores
 from l2s.report import draw as ink
 from l2s.study import Grid, Study

@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
+from scipy import ndimage
 
-from l2s.fuse.components import bounding_box, count_inside, label, maximum
+from l2s import components
+from l2s.components import count_inside, label, maximum
 
 
 def test_edges_join_and_corners_do_not():
@@ -15,14 +18,22 @@ def test_edges_join_and_corners_do_not():
     assert table.owner.tolist() == [0, 0, 1, 2]
 
 
-def test_the_bounding_box_changes_nothing():
-    mask = np.zeros((5, 6, 7), bool)
-    mask[1:3, 2:4, 5] = True
-    mask[4, 5, 6] = True
-    assert bounding_box(mask) == (slice(1, 5), slice(2, 6), slice(5, 7))
-    table = label(mask)
-    assert np.array_equal(table.voxels, np.flatnonzero(mask))
-    assert table.sizes.tolist() == [4, 1]
+@pytest.mark.parametrize("dense", [0.0, 2.0])  # never by the voxels, always by the voxels
+def test_both_ways_of_labelling_equal_scipy_s(monkeypatch, dense):
+    monkeypatch.setattr(components, "DENSE", dense)
+    rng = np.random.default_rng(0)
+    structure = ndimage.generate_binary_structure(3, 2)
+    for share in (0.02, 0.1, 0.25, 0.6, 1.0):
+        for _ in range(10):
+            mask = np.zeros(rng.integers(1, 14, 3), bool)
+            inner = mask[tuple(slice(0, int(n)) for n in rng.integers(1, 14, 3))]
+            inner[...] = rng.random(inner.shape) < share
+            table = label(mask)
+            expected, count = ndimage.label(mask, structure)
+            assert table.count == count
+            assert np.array_equal(table.voxels, np.flatnonzero(mask))
+            assert np.array_equal(table.owner, expected[mask] - 1)
+            assert np.array_equal(table.sizes, np.bincount(expected[mask] - 1, minlength=count))
 
 
 def test_counts_and_maxima():
@@ -41,6 +52,5 @@ def test_an_empty_mask_has_no_components():
     empty = np.zeros((3, 3, 3), bool)
     table = label(empty)
     assert (table.count, table.largest, table.sizes.tolist()) == (0, 0, [])
-    assert bounding_box(empty) is None
     assert count_inside(table, ~empty).tolist() == []
     assert maximum(table, np.ones(empty.shape, np.float32)).tolist() == []

@@ -1,0 +1,101 @@
+"""One exact pass of the segmenter in little memory: each level of the U-Net is computed in slabs along z.
+
+A plain pass holds, at its peak, the upsampled feature, the skip, their concatenation and the convolution's output of the finest
+level: about 470 bytes a voxel. Here a level's blocks run on a few rows at a time, with as many further rows as their convolutions
+reach; what is kept between levels is the skips and the pooled features alone, about a third of that. The answer is that of the
+plain pass: a voxel of a local network depends on its receptive field only, and the volume's own faces stay faces.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from l2s.segment.network import Segmenter
+
+BLOCK_REACH = 2  # rows on each side that two 3-convolutions read
+STEM_REACH = 1
+
+
+def forward(network: Segmenter, x: Tensor, slab_voxels: int) -> Tensor:
+    """network(x) for a network with a local norm in eval mode.
+
+    Args:
+        network: the segmenter.
+        x: (n, 2, z, y, x), each axis a multiple of the stride.
+        slab_voxels: about how many voxels of a level are worked on at once.
+
+    Returns:
+        (n, 1, z, y, x) logits, float32 (or the network's own double precision).
+    """
+    skips = []
+    for level, block in enumerate(network.encoder):
+        last = level == len(network.encoder) - 1
+        stages, reach = ((network.stem, block), STEM_REACH + BLOCK_REACH) if level == 0 else ((block,), BLOCK_REACH)
+        x, pooled = _encode(x, stages, reach, slab_voxels, pool=not last)
+        if not last:
+            skips.append(x)
+            x = pooled
+    for number, block in enumerate(network.decoder, 1):
+        head = network.head if number == len(network.decoder) else None
+        x = _decode(x, skips.pop(), block, head, slab_voxels)
+    return x
+
+
+def _spans(rows: int, voxels_a_row: int, slab_voxels: int) -> list[tuple[int, int]]:
+    """(start, stop) of the slabs: even numbers of rows, so that pooling never straddles two."""
+    pairs = -(-rows // 2)
+    parts = max(1, min(pairs, round(rows * voxels_a_row / slab_voxels)))
+    edges = [min(rows, 2 * (pairs * k // parts)) for k in range(parts + 1)]
+    return list(zip(edges[:-1], edges[1:]))
+
+
+def _place(whole: Tensor | None, part: Tensor, first: int, rows: int) -> Tensor:
+    """Part's rows at `first` of a whole of `rows` rows, which is made when the first part shows its channels and type."""
+    if whole is None:
+        shape = (*part.shape[:2], rows, *part.shape[3:])
+        whole = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=torch.channels_last_3d)
+    whole[:, :, first : first + part.shape[2]] = part
+    return whole
+
+
+def _encode(x: Tensor, stages: tuple[nn.Module, ...], reach: int, slab_voxels: int, pool: bool) -> tuple[Tensor, Tensor | None]:
+    """(feature, feature pooled by 2 or None) of one level."""
+    rows = x.shape[2]
+    feature, pooled = None, None
+    for a, b in _spans(rows, x.shape[0] * math.prod(x.shape[3:]), slab_voxels):
+        low, high = max(0, a - reach), min(rows, b + reach)
+        part = x[:, :, low:high]
+        for stage in stages:
+            part = stage(part)
+        part = part[:, :, a - low : b - low]
+        feature = _place(feature, part, a, rows)
+        if pool:
+            pooled = _place(pooled, F.max_pool3d(part, 2), a // 2, rows // 2)
+    return feature, pooled
+
+
+def _decode(deep: Tensor, skip: Tensor, block: nn.Module, head: nn.Module | None, slab_voxels: int) -> Tensor:
+    """One level of the decoder: deep is at half of skip's size. With a head, the logits instead of the feature."""
+    rows, half = skip.shape[2], deep.shape[2]
+    out = None
+    for a, b in _spans(rows, skip.shape[0] * math.prod(skip.shape[3:]), slab_voxels):
+        low, high = max(0, a - BLOCK_REACH), min(rows, b + BLOCK_REACH)
+        # one more half row on each side, as interpolation reads its neighbour; at the volume's faces it reads the face, as it should
+        deep_low, deep_high = max(0, low // 2 - 1), min(half, -(-high // 2) + 1)
+        part = F.interpolate(deep[:, :, deep_low:deep_high], scale_factor=2, mode="trilinear", align_corners=False)
+        part = part[:, :, low - 2 * deep_low : high - 2 * deep_low]
+        part = block(torch.cat([part, skip[:, :, low:high]], dim=1))[:, :, a - low : b - low]
+        if head is not None:
+            part = _logits(head, part)
+        out = _place(out, part, a, rows)
+    return out
+
+
+def _logits(head: nn.Module, feature: Tensor) -> Tensor:
+    """Logits are fp32 whatever the precision of the rest."""
+    with torch.autocast(feature.device.type, enabled=False):
+        return head(feature.to(head.weight.dtype))
