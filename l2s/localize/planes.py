@@ -93,7 +93,7 @@ def cue_logits(
     samples = [(index, flip) for index in range(count) for flip in flips]
     batch = batch_planes(plan, height, width)
     total = torch.zeros(planes.shape, dtype=torch.float32, device=plan.device)
-    with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.precision != "fp32"):
+    with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
         for first in range(0, len(samples), batch):
             chosen = samples[first : first + batch]
             block = to_device(take_planes(planes, [index for index, _ in chosen], network.config.neighbours), plan)

@@ -257,7 +257,7 @@ def logits(
         InputError: tiles are asked of a network whose norm is not local.
     """
     check(config, network)
-    with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.precision != "fp32"):
+    with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
         volume = to_device(scale(pet_suv, ct_hu, config), plan)
         if config.windows == "gaussian":
             return gaussian_logits(volume, network, plan, config, progress, flips).cpu().numpy()
