@@ -3,7 +3,7 @@
     python -m benchmarks.windows [--quick] [--repeats 3] [--case FOLDER] [--max-ram 4G] [--skip-uncropped]
 
 Theirs: overlap 0.5, Gaussian weights, no mirroring, batch 1, channels-last input; nnU-Net makes its patches contiguous by itself.
-Ours: (a) tiles on the body box without a memory limit, (b) with a smaller tile, (c) on the body box where theirs get the whole volume.
+Ours: (a) tiles on the body box without a memory limit, (b) within --max-ram, (c) on the body box where theirs get the whole volume.
 Neither library is a dependency: pip install monai==1.6.1 nnunetv2==2.8.1 in an environment of its own (nnU-Net asks for another timm
 than requirements.txt). Without them their rows are left out.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import inspect
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,7 +34,6 @@ from l2s.working import Working, from_working, resample, to_working, working_gri
 
 PATCH_ZYX = (96, 64, 80)  # half the paper's patch at twice its spacing: the same millimetres
 OVERLAP = 0.5
-SMALL_TILE = 2_000_000  # voxels: about 1.3 GB at the peak, where the engine knows no --max-ram
 LIBRARIES = ("monai", "nnunetv2")
 
 
@@ -65,13 +63,6 @@ def nnunet_logits(volume: np.ndarray, network: torch.nn.Module, patch_zyx) -> np
     plans = SimpleNamespace(get_label_manager=lambda _: SimpleNamespace(num_segmentation_heads=1))
     predictor.manual_initialization(network, plans, SimpleNamespace(patch_size=list(patch_zyx)), None, {}, "", None)
     return predictor.predict_sliding_window_return_logits(torch.from_numpy(volume))[0].float().numpy()
-
-
-def memory_plan(plan: engine.Plan, max_ram: str) -> engine.Plan:
-    """A plan for so much memory, by the engine where it takes a limit; else with a smaller tile."""
-    if "max_ram" in inspect.signature(engine.choose).parameters:
-        return engine.choose("cpu", max_ram=max_ram)
-    return replace(plan, tile_voxels=min(SMALL_TILE, plan.tile_voxels))
 
 
 def theirs(network: torch.nn.Module, volume: np.ndarray, patch_zyx) -> dict[str, Callable[[], np.ndarray]]:
@@ -139,7 +130,8 @@ def main() -> None:
     study, truth = load_case(args)
     working = to_working(study, model.manifest.spacing_mm_zyx)
     config = replace(pipeline.windows_config(model, "tiles"), patch_zyx=patch, overlap=OVERLAP)
-    network, limited = model.segmenters[0], memory_plan(plan, args.max_ram)
+    network = model.segmenters[0]
+    limited = engine.choose("cpu", budget=engine.Budget(ram_bytes=engine.parse_bytes(args.max_ram)))
     volume = windows.scale(working.pet_suv, working.ct_hu, config)
 
     def ours(with_plan: engine.Plan) -> Callable[[], np.ndarray]:

@@ -23,15 +23,15 @@ Result = TypeVar("Result")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 AXES = {"z": 0, "y": 1, "x": 2}
 # Peaks in fp32, channels last, measured with the segmenter of 16 to 128 channels (tests/segment/test_slabs.py)
-KEPT_BYTES_A_VOXEL = 120  # between the slabs: skips and features of a tile
-SLAB_BYTES_A_VOXEL = 520  # in a slab of the finest level
-PLAIN_BYTES_A_VOXEL = 640  # one plain pass: 470 (batch norm folded) to 630 (layer norm)
+KEPT_BYTES_A_VOXEL = 105  # between the slabs: skips and features of a tile
+SLAB_BYTES_A_VOXEL = 440  # in a slab of the finest level
+PLAIN_BYTES_A_VOXEL = 440  # one pass in a single slab: 320 (batch norm folded) to 425 (layer norm); int8 225
 BYTES_A_PIXEL = 1600  # one pixel of the 2D network: 1300
 SHARE = {"cpu": 0.4, "cuda": 0.8}  # of the free memory: on the CPU the images, their copies and other people need the remainder
 SPARE_BYTES = 200 * 2**20  # of --max-ram: libraries' own buffers
 LEAST_TILE_VOXELS, LEAST_SLAB_VOXELS, LEAST_BATCH_PIXELS = 200_000, 100_000, 50_000
 # Larger ones gain no speed: with these a 400 x 400 x 326 case stays below 4 GiB in all
-MOST_SLAB_VOXELS, MOST_BATCH_PIXELS = 1_000_000, {"cpu": 150_000, "cuda": 8 * 320 * 384}
+MOST_PLAIN_VOXELS, MOST_SLAB_VOXELS, MOST_BATCH_PIXELS = 4_000_000, 1_000_000, {"cpu": 150_000, "cuda": 8 * 320 * 384}
 HALVINGS = 4  # a GPU that cannot hold a sixteenth of the plan is left for the CPU
 
 
@@ -61,7 +61,7 @@ class Plan:
         threads: CPU threads of one operation.
         tile_voxels: the most voxels of a tile of the 3D network, which is computed slab by slab.
         slab_voxels: about the voxels of a slab.
-        plain_voxels: the most voxels of a tile of a 3D network that cannot be computed in slabs.
+        plain_voxels: the most voxels of a pass that is not cut into slabs.
         batch_pixels: the most pixels that the 2D network gets in one forward pass.
         budget: the limits that the sizes keep.
         memory_format: how feature maps lie in memory.
@@ -160,7 +160,7 @@ def fit(plan: Plan, reserve_bytes: int = 0) -> Plan:
         plan,
         tile_voxels=int(max(LEAST_TILE_VOXELS, tile)),
         slab_voxels=int(slab),
-        plain_voxels=int(max(LEAST_TILE_VOXELS, free / (PLAIN_BYTES_A_VOXEL * share))),
+        plain_voxels=int(max(LEAST_TILE_VOXELS, min(free / (PLAIN_BYTES_A_VOXEL * share), MOST_PLAIN_VOXELS))),
         batch_pixels=int(max(LEAST_BATCH_PIXELS, min(free / (BYTES_A_PIXEL * share), MOST_BATCH_PIXELS[plan.kind]))),
     )
 

@@ -65,6 +65,7 @@ def test_little_memory_makes_small_tiles(memory):
     assert small.slab_voxels < large.slab_voxels == engine.MOST_SLAB_VOXELS
     assert small.batch_pixels <= large.batch_pixels == engine.MOST_BATCH_PIXELS["cpu"]
     assert small.plain_voxels * engine.PLAIN_BYTES_A_VOXEL <= 0.4 * 2 * GIB
+    assert large.plain_voxels == engine.MOST_PLAIN_VOXELS
 
 
 def test_a_limit_leaves_the_networks_what_the_rest_does_not_need(memory):

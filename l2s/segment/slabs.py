@@ -4,6 +4,8 @@ A plain pass holds, at its peak, the upsampled feature, the skip, their concaten
 level: about 470 bytes a voxel. Here a level's blocks run on a few rows at a time, with as many further rows as their convolutions
 reach; what is kept between levels is the skips and the pooled features alone, about a third of that. The answer is that of the
 plain pass: a voxel of a local network depends on its receptive field only, and the volume's own faces stay faces.
+
+Nothing is concatenated: a convolution of two features is the sum of a convolution of each, with its share of the weights.
 """
 
 from __future__ import annotations
@@ -55,6 +57,8 @@ def _spans(rows: int, voxels_a_row: int, slab_voxels: int) -> list[tuple[int, in
 
 def _place(whole: Tensor | None, part: Tensor, first: int, rows: int) -> Tensor:
     """Part's rows at `first` of a whole of `rows` rows, which is made when the first part shows its channels and type."""
+    if part.shape[2] == rows:
+        return part
     if whole is None:
         shape = (*part.shape[:2], rows, *part.shape[3:])
         whole = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=torch.channels_last_3d)
@@ -70,7 +74,7 @@ def _encode(x: Tensor, stages: tuple[nn.Module, ...], reach: int, slab_voxels: i
         low, high = max(0, a - reach), min(rows, b + reach)
         part = x[:, :, low:high]
         for stage in stages:
-            part = stage(part)
+            part = _stem(stage, part) if isinstance(stage, nn.Conv3d) else stage(part)
         part = part[:, :, a - low : b - low]
         feature = _place(feature, part, a, rows)
         if pool:
@@ -88,11 +92,31 @@ def _decode(deep: Tensor, skip: Tensor, block: nn.Module, head: nn.Module | None
         deep_low, deep_high = max(0, low // 2 - 1), min(half, -(-high // 2) + 1)
         part = F.interpolate(deep[:, :, deep_low:deep_high], scale_factor=2, mode="trilinear", align_corners=False)
         part = part[:, :, low - 2 * deep_low : high - 2 * deep_low]
-        part = block(torch.cat([part, skip[:, :, low:high]], dim=1))[:, :, a - low : b - low]
+        part = _joined(block, part, skip[:, :, low:high])[:, :, a - low : b - low]
         if head is not None:
             part = _logits(head, part)
         out = _place(out, part, a, rows)
     return out
+
+
+def _stem(convolution: nn.Conv3d, x: Tensor) -> Tensor:
+    """convolution(x), by oneDNN: torch keeps inputs with so few channels and rows from it, which takes ten times as long."""
+    is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if not (is_plain and torch.backends.mkldnn.is_available()):
+        return convolution(x)
+    how = (convolution.padding, convolution.stride, convolution.dilation, convolution.groups)
+    return torch.mkldnn_convolution(x, convolution.weight, convolution.bias, *how)
+
+
+def _joined(block: nn.Sequential, deep: Tensor, skip: Tensor) -> Tensor:
+    """block(torch.cat([deep, skip], dim=1)) of a block that begins with a convolution of 3 x 3 x 3."""
+    (convolution, *after), *others = block
+    at = deep.shape[1]
+    x = F.conv3d(deep, convolution.weight[:, :at], convolution.bias, padding=1)
+    x = x.add_(F.conv3d(skip, convolution.weight[:, at:], padding=1))
+    for layer in (*after, *others):
+        x = layer(x)
+    return x
 
 
 def _logits(head: nn.Module, feature: Tensor) -> Tensor:

@@ -162,12 +162,18 @@ def forward(
         # axis k of a volume is dimension k + 1 of a (2, z, y, x) block
         batch = torch.stack([torch.flip(block, [k + 1 for k in flip]) for flip in chosen])
         batch = batch.contiguous(memory_format=torch.channels_last_3d)
-        out = slabs.forward(network, batch, plan.slab_voxels) if in_slabs(network) else network(batch)
+        out = slabs.forward(network, batch, slab_voxels(batch, plan)) if in_slabs(network) else network(batch)
         for flip, logits in zip(chosen, out[:, 0]):
             logits = torch.flip(logits, flip)
             logits = logits if logits.dtype == torch.float64 else logits.float()
             total = logits if total is None else total + logits
     return total / len(flips) if len(flips) > 1 else total
+
+
+def slab_voxels(batch: torch.Tensor, plan: Plan) -> int:
+    """One slab for all where memory allows: each further one computes its neighbours' rows again."""
+    voxels = batch.shape[0] * batch[0, 0].numel()
+    return voxels if voxels <= plan.plain_voxels else plan.slab_voxels
 
 
 def tiled_logits(
