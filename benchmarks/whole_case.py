@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.timing import machine, table
 
 AUTOPET = (["326", "400", "400"], ["3", "2.036", "2.036"])
-QUICK = (["40", "40", "48"], ["12", "12", "12"])
+QUICK = (["20", "16", "20"], ["12", "12", "12"])
 STAGES = ("load", "read", "prepare", "localize", "segment", "resample", "fuse", "write")
 QUICK_EDGE = 256
 
