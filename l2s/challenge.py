@@ -57,6 +57,13 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
     )
 
 
+def run_defaults() -> argparse.Namespace:
+    """The flags of add_run_flags as they are when none is given, for callers without a command line."""
+    p = argparse.ArgumentParser(add_help=False)
+    add_run_flags(p)
+    return p.parse_args([])
+
+
 class Record:
     """What a run leaves in l2s-record.json: filled as the run goes on, written at its end whatever happens."""
 

@@ -68,7 +68,7 @@ def unit_of(name: str) -> str | None:
 
 
 def rows(measures: Measures) -> list[dict]:
-    """One flat dictionary a lesion, for pandas.DataFrame: `centroid_mm_xyz` is three columns `centroid_mm_x`, `_y`, `_z`. None: undefined."""
+    """One flat dictionary a lesion, for pandas.DataFrame; `centroid_mm_xyz` is `centroid_mm_x`, `_y` and `_z`. None: undefined."""
     return [{key: value for name in columns() for key, value in _flat(name, getattr(one, name))} for one in measures.lesions]
 
 
@@ -158,9 +158,7 @@ def _patient_lines(measures: Measures) -> list[str]:
     else:
         lines = [f"{measures.case}: no lesion in {measures.mask_name}"]
     if one.left_out_lesions:
-        lines.append(
-            f"left out: {one.left_out_lesions} below {measures.min_volume_ml:g} ml, {one.left_out_ml:.2f} ml in all"
-        )
+        lines.append(f"left out: {one.left_out_lesions} below {measures.min_volume_ml:g} ml, {one.left_out_ml:.2f} ml in all")
     for name, reference in (("liver", one.liver), ("blood pool", one.blood)):
         if reference:
             lines.append(
@@ -168,7 +166,11 @@ def _patient_lines(measures: Measures) -> list[str]:
                 f"in {reference.volume_ml:.1f} ml ({reference.source})"
             )
     p, d = one.percist, one.deauville
-    said = [] if p.threshold_sul is None else [f"threshold {p.threshold_sul:.2f}", "measurable" if p.measurable else "not measurable"]
+    said = (
+        []
+        if p.threshold_sul is None
+        else [f"threshold {p.threshold_sul:.2f}", "measurable" if p.measurable else "not measurable"]
+    )
     said = ([] if p.sul_peak is None else [f"SULpeak {p.sul_peak:.2f}"]) + said
     if p.response:
         said.append(f"{p.response} against {p.baseline}")
