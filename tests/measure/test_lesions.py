@@ -130,6 +130,7 @@ def test_mirp_finds_the_same(tmp_path):
     from mirp.extract_features_and_images import extract_features
 
     study, mask = make_study((34, 40, 44), seed=2)
+    mask[12:20, 14:22, 16:22] = True
     inner = np.zeros_like(mask)
     inner[4:-4, 5:-5, 6:-6] = True
     table = largest_first(label(mask & inner))
