@@ -33,6 +33,7 @@ PET, CT, PROBABILITY, CUE, RECORD, REPORT = (
 )
 FORMATS = ("nii.gz", "mha")
 MASKS = tuple(f"mask.{ending}" for ending in FORMATS)
+FLAGS = {PROBABILITY: "save-probability", CUE: "save-cue"}
 OPTIONAL = (*MASKS, PROBABILITY, CUE, REPORT)  # an earlier run may have left one that this run does not write
 
 
@@ -146,6 +147,10 @@ def read(folder: Path) -> tuple[Saved, list[str]]:
             warnings += lines
             if not grid.matches(study.grid):
                 raise InputError(f"{folder / file} is not on the grid of {PET}; segment the case again")
+        else:
+            warnings.append(
+                f"{folder} holds no {file}: that part of the lesions' confidence stays empty (l2s segment --{FLAGS[file]})"
+            )
         maps.append(array)
     return Saved(study, read_truth(folder / masks[0], study.grid), masks[0], *maps, record), warnings
 

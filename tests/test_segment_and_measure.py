@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import inspect
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,15 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
     ct = np.full(SHAPE, -1000, np.float32)
     ct[:, 4:-4, 4:-4] = rng.normal(40, 10, ct[:, 4:-4, 4:-4].shape)
     return pet, ct
+
+
+@pytest.fixture(autouse=True)
+def live_log():
+    """process.py's tests leave a log handler on a stream that pytest has closed since; writing to it would complain on stderr."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "closed", False):
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +274,15 @@ def test_a_result_without_ct_has_no_hu(segmented, caplog):
     assert cli.main(["measure", str(segmented)]) == 0
     assert table_of(segmented)["lesions"][0]["mean_hu"] is None
     assert "no HU" in caplog.text
+
+
+def test_confidence_without_its_maps_is_empty_and_said(segmented, caplog):
+    (segmented / "cue.nii.gz").unlink()
+    assert cli.main(["measure", str(segmented)]) == 0
+    assert "holds no cue.nii.gz" in caplog.text
+    assert "probability.nii.gz" not in caplog.text
+    one = table_of(segmented)["lesions"][0]
+    assert (one["cue_share"], one["probability_mean"] > 0.5) == (None, True)
 
 
 def test_body_facts_travel_with_the_folder(weights_folder, tmp_path):

@@ -122,6 +122,7 @@ def test_the_patient_is_the_sum_of_the_lesions():
     assert one.dmax_voxels_mm == pytest.approx(pdist(places).max())
 
 
+@pytest.mark.filterwarnings("ignore:builtin type swig:DeprecationWarning")
 def test_mirp_finds_the_same(tmp_path):
     """mirp 2.7 (the IBSI's reference software) on each lesion: mesh, diameter, sphericity, both peaks, mean and maximum.
 
