@@ -142,6 +142,13 @@ def test_another_run_leaves_nothing_of_the_first(case, segmented, weights_folder
     assert cli.main(["measure", str(segmented)]) == 0
 
 
+def test_a_budget_that_was_not_kept_is_in_the_record(case, weights_folder, tmp_path):
+    assert segment(case, tmp_path / "out", weights_folder, "--time-budget", "0.001", "--mirror", "x") == 0
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert any("--time-budget was 0.001 s" in line for line in record["warnings"])
+    assert record["left_out"]
+
+
 def test_counting_flags(segmented, capsys):
     everything = table_of(segmented)
     smallest = min(one["volume_ml"] for one in everything["lesions"])
@@ -221,6 +228,7 @@ def test_what_segment_refuses_before_any_work(case, weights_folder, tmp_path, ca
         ((own, own), "holds the input SUV.mha"),
         ((case, tmp_path / "o", "--min-volume-ml", "-1"), "minimum volume -1 ml"),
         ((case, tmp_path / "o", "--spacing-mm", "4", "4", "0.1"), "--spacing-mm 4 4 0.1"),
+        ((case, tmp_path / "o", "--time-budget", "0"), "--time-budget 0"),
         ((tmp_path / "nowhere", tmp_path / "o"), "nowhere does not exist"),
         ((case / "images" / "pet" / "anna.mha", tmp_path / "o"), "without its CT"),
     ):
