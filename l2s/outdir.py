@@ -138,7 +138,8 @@ def read(folder: Path) -> tuple[Saved, list[str]]:
     study, warnings = read_study(folder / PET, folder / CT, name) if has_ct else read_pet(folder / PET, name)
     if not has_ct:
         warnings.append(f"{folder} holds no {CT}: no HU")
-    study = replace(study, body=Body(**record.get("body", {})))
+    known = record.get("body") or {}
+    study = replace(study, body=Body(known.get("weight_kg"), known.get("height_cm"), known.get("sex")))
     maps = []
     for file in (PROBABILITY, CUE):
         array = None
@@ -168,6 +169,6 @@ def read_record(folder: Path) -> dict:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is no JSON ({error}); segment the case again") from None
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or not all(isinstance(record.get(key, {}), dict) for key in ("case", "body")):
         raise InputError(f"{path} is no record of l2s; segment the case again")
     return record

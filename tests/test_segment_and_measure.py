@@ -273,6 +273,8 @@ def test_a_broken_result_is_one_line(segmented, capsys):
     assert "is not on the PET's grid" in failed(capsys, "measure", segmented)
     (segmented / "mask.nii.gz").unlink()
     assert "holds no mask" in failed(capsys, "measure", segmented)
+    (segmented / "record.json").write_text('{"case": 3}')
+    assert "is no record of l2s" in failed(capsys, "measure", segmented)
     (segmented / "record.json").write_text("{")
     assert "is no JSON" in failed(capsys, "measure", segmented)
 
