@@ -1,0 +1,215 @@
+"""What the DICOM results share: the numbered lesions in the slices' pixel grid, who made them, names and UIDs, writing a file.
+
+`prepare` comes first; write_seg, write_sr and write_rtstruct (seg.py, sr.py, rtstruct.py) take what it gives, so that all three speak
+of the same lesions by the same tracking UIDs. docs/dicom-results.md says what a receiver finds in the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import PYDICOM_ROOT_UID, generate_uid
+
+from l2s import components
+from l2s.errors import InputError
+from l2s.io.slices import Slices, match
+from l2s.study import Grid
+
+RESEARCH_USE = "Research use only. Not for diagnosis."
+MANUFACTURER = "l2s"
+MAX_LESIONS = 2000  # a segment each, 0.02 MB a plane; more is noise, and viewers list every one of them
+
+# DICOM PS3.16: CID 7150, CID 7151 (as in the segmentation categories and types of DICOM), CID 7162
+CATEGORY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+LESION = Code("52988006", "SCT", "Lesion")
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+
+# Okabe and Ito's colours, told apart by colour-blind readers; black left out
+COLOURS_RGB = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+
+# Type 1 attributes without which a Clinical Trial Subject module is no valid one
+TRIAL_GROUP = 0x0012
+TRIAL_ELEMENTS = (0x0010, 0x0051)  # sponsor name to time point description
+
+
+@dataclass(frozen=True)
+class Producer:
+    """Which algorithm made the mask: goes into every object.
+
+    Attributes:
+        version: of the software.
+        name: of the algorithm.
+        parameters: further facts as KEY=VALUE lines, such as the weights' name and SHA-256.
+    """
+
+    version: str
+    name: str = "L2SNet"
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The lesions of one mask, in the pixel grid of the slices that it was made on.
+
+    Attributes:
+        labels: uint8 or uint16 (plane, row, column), 0 background, 1..count the lesions; plane k is slices.headers[k].
+        count: lesions; 0 is an answer too.
+        slices: the source series.
+        voxel_volume_ml: of one voxel of the mask.
+        producer: who made them.
+        seed: None for new UIDs at each call; else UIDs follow from it, the series and the mask.
+    """
+
+    labels: np.ndarray
+    count: int
+    slices: Slices
+    voxel_volume_ml: float
+    producer: Producer
+    seed: str | None = None
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of what the objects are made of, so that equal UIDs mean equal content."""
+        digest = hashlib.sha256(repr((self.slices.headers[0].SeriesInstanceUID, self.producer, self.labels.shape)).encode())
+        inside = np.flatnonzero(self.labels)
+        digest.update(inside.tobytes())
+        digest.update(self.labels.reshape(-1)[inside].tobytes())
+        return digest.hexdigest()
+
+    def uid(self, *what: str) -> str:
+        """A UID under pydicom's root for one thing; the same thing gets the same one where there is a seed."""
+        return str(generate_uid(PYDICOM_ROOT_UID, None if self.seed is None else [self.seed, self.content, *what]))
+
+    @cached_property
+    def tracking_uids(self) -> tuple[str, ...]:
+        """One a lesion, in order of their numbers: shared by SEG, SR and RTSTRUCT."""
+        return tuple(self.uid("lesion", str(n)) for n in range(1, self.count + 1))
+
+    @cached_property
+    def boxes(self) -> list[tuple[slice, slice, slice]]:
+        """The box (plane, row, column) around each lesion, in order of their numbers."""
+        from scipy import ndimage
+
+        return ndimage.find_objects(self.labels, self.count)
+
+    @cached_property
+    def voxels(self) -> np.ndarray:
+        """int64 (count,): voxels of each lesion."""
+        return np.bincount(self.labels[self.labels > 0], minlength=self.count + 1)[1:]
+
+    def sources_of(self, number: int) -> tuple[Dataset, ...]:
+        """Headers of the slices that lesion `number` (from 1) runs through."""
+        planes = self.boxes[number - 1][0]
+        return self.slices.headers[planes]
+
+
+def lesion_name(number: int) -> str:
+    return f"FDG-avid lesion {number}"
+
+
+def colour_rgb(number: int) -> tuple[int, int, int]:
+    """The display colour of a lesion; neighbours in number differ."""
+    return COLOURS_RGB[(number - 1) % len(COLOURS_RGB)]
+
+
+def prepare(
+    mask: np.ndarray, grid: Grid, sources: Sequence[Dataset] | Slices, producer: Producer, seed: str | None = None
+) -> Findings:
+    """Numbers the lesions of a mask and finds the slice of each of its planes.
+
+    Args:
+        mask: (z, y, x) on grid. bool: lesions are its 18-connected components, numbered in scan order (components.label). Integer: it
+            says itself which lesion a voxel belongs to, 1..n without a gap.
+        grid: the mask's LPS grid.
+        sources: headers of the PET series, in any order (slices.match), or what match made of them.
+        producer: the algorithm.
+        seed: makes UIDs repeatable: equal seed, series, producer and mask give equal UIDs.
+
+    Raises:
+        InputError: the slices are not those of the mask, a number is missing, or there are more than MAX_LESIONS lesions.
+    """
+    if mask.shape != grid.shape_zyx:
+        raise InputError(f"the mask has shape {mask.shape}, its grid {grid.shape_zyx}; they must be equal")
+    slices = sources if isinstance(sources, Slices) else match(sources, grid)
+    labels, count = _numbered(mask)
+    if count > MAX_LESIONS:
+        raise InputError(f"the mask has {count} lesions (limit {MAX_LESIONS} in a DICOM result); drop the smallest ones first")
+    return Findings(slices.as_stored(labels), count, slices, grid.voxel_volume_ml, producer, seed)
+
+
+def _numbered(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """(labels, count): uint8 where they fit, else uint16, so that a whole body stays small."""
+    if mask.dtype != bool:
+        numbers = np.unique(mask)
+        count = int(numbers[-1])
+        if not np.array_equal(numbers[numbers != 0], np.arange(1, count + 1)):
+            raise InputError(
+                f"the mask's lesions are numbered {numbers[numbers != 0][:8].tolist()}...; 1 to n without a gap is needed"
+            )
+        return mask.astype(np.uint8 if count < 2**8 else np.uint16), count
+    found = components.label(mask)
+    labels = np.zeros(mask.shape, np.uint8 if found.count < 2**8 else np.uint16)
+    if found.count < 2**16:
+        labels.reshape(-1)[found.voxels] = found.owner + 1
+    return labels, found.count
+
+
+def context(header: Dataset) -> Dataset:
+    """A copy of a source header, fit to lend its patient and study attributes: Type 2 ones present, invalid ones mended.
+
+    A Clinical Trial module without its Type 1 attributes (de-identification leaves such remnants) is left out, a sex that DICOM
+    does not know becomes unknown; nothing else of the patient is touched.
+    """
+    copy = Dataset()
+    copy.update(header)
+    for key in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber"):
+        if copy.get(key) is None:
+            setattr(copy, key, "")
+    for key in ("StudyDate", "StudyTime", "ReferringPhysicianName"):
+        if copy.get(key) is None:
+            setattr(copy, key, "")
+    if copy.PatientSex not in ("", "M", "F", "O"):
+        copy.PatientSex = ""
+    subject = copy.get("ClinicalTrialSubjectID") or copy.get("ClinicalTrialSubjectReadingID")
+    if not (copy.get("ClinicalTrialSponsorName") and copy.get("ClinicalTrialProtocolID") and subject):
+        low, high = TRIAL_ELEMENTS
+        for tag in [t for t in copy.keys() if t.group == TRIAL_GROUP and low <= t.element <= high]:  # noqa: SIM118 - values unread
+            del copy[tag]
+    return copy
+
+
+@contextmanager
+def names_as_they_are() -> Iterator[None]:
+    """Keeps highdicom from warning of patient names with a single component: they are copied, not made here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The string .* is unlikely to represent the intended person name", UserWarning)
+        yield
+
+
+def save(path: Path, dataset: Dataset) -> None:
+    """Writes a DICOM file through a temporary name.
+
+    Raises:
+        InputError: the disk refused it.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dataset.save_as(partial, enforce_file_format=True)
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}); check the folder's rights and its space"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
