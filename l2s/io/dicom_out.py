@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import PYDICOM_ROOT_UID, generate_uid
@@ -36,9 +37,20 @@ ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 # Okabe and Ito's colours, told apart by colour-blind readers; black left out
 COLOURS_RGB = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
-# Type 1 attributes without which a Clinical Trial Subject module is no valid one
-TRIAL_GROUP = 0x0012
-TRIAL_ELEMENTS = (0x0010, 0x0051)  # sponsor name to time point description
+TYPE_2 = tuple(
+    [
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+        "ReferringPhysicianName",
+    ]
+)
+# the Clinical Trial Subject and Study modules: sponsor name to time point description
+TRIAL_GROUP, TRIAL_ELEMENTS = 0x0012, (0x0010, 0x0051)
 
 
 @dataclass(frozen=True)
@@ -171,14 +183,11 @@ def context(header: Dataset) -> Dataset:
     """
     copy = Dataset()
     copy.update(header)
-    for key in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber"):
-        if copy.get(key) is None:
-            setattr(copy, key, "")
-    for key in ("StudyDate", "StudyTime", "ReferringPhysicianName"):
-        if copy.get(key) is None:
-            setattr(copy, key, "")
-    if copy.PatientSex not in ("", "M", "F", "O"):
-        copy.PatientSex = ""
+    empty = [key for key in TYPE_2 if copy.get(key) is None]
+    if copy.get("PatientSex") not in ("M", "F", "O"):
+        empty.append("PatientSex")
+    for key in empty:  # by new elements: the source's own are shared with it
+        copy.add_new(key, dictionary_VR(key), "")
     subject = copy.get("ClinicalTrialSubjectID") or copy.get("ClinicalTrialSubjectReadingID")
     if not (copy.get("ClinicalTrialSponsorName") and copy.get("ClinicalTrialProtocolID") and subject):
         low, high = TRIAL_ELEMENTS

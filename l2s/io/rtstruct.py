@@ -25,7 +25,7 @@ from l2s.io.dicom_out import (
 )
 
 SERIES_NUMBER = 9003
-STUDY_COMPONENT_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, what this reference has always named
+STUDY_COMPONENT_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, retired: a study has no other class
 DECIMALS = 4  # of a contour's mm: DICOM allows 16 characters a number
 
 # what an RT Structure Set shares with its study (PS3.3 A.19.3: Patient, General Study and Patient Study modules)

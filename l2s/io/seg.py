@@ -6,6 +6,7 @@ from pathlib import Path
 
 import highdicom as hd
 from highdicom.color import CIELabColor
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from l2s.io.dicom_out import (
     ARTIFICIAL_INTELLIGENCE,
@@ -34,7 +35,7 @@ def write_seg(path: Path, findings: Findings, kind: str = BINARY) -> hd.seg.Segm
     Args:
         path: of the file; it is replaced in one step.
         findings: of dicom_out.prepare.
-        kind: BINARY, which every reader knows, or LABELMAP (since 2024), which is smaller where lesions share planes.
+        kind: BINARY, which every reader knows, uncompressed as it has to be; or LABELMAP (DICOM of 2024), one byte a voxel in RLE.
 
     Returns:
         The object as written, for write_sr to refer to; None where there is no lesion.
@@ -63,6 +64,7 @@ def write_seg(path: Path, findings: Findings, kind: str = BINARY) -> hd.seg.Segm
             device_serial_number="none",
             content_description=f"FDG-avid lesions. {RESEARCH_USE}",
             content_label="FDG_LESIONS",
+            transfer_syntax_uid=RLELossless if kind == LABELMAP else ExplicitVRLittleEndian,
             series_description=f"{producer.name} lesions, SEG. Research use only",
             specific_character_set=None,
         )
