@@ -49,7 +49,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     from l2s.commands.evaluate import read_mask
     from l2s.io import slices
     from l2s.io.dicom_out import Producer, prepare
-    from l2s.io.sr import volumes_of
+    from l2s.io.sr_out import volumes_of
 
     formats = read_formats(arguments.format)
     mask, grid = read_mask(arguments.mask)
@@ -89,17 +89,17 @@ def write_results(out: Path, findings, figures, formats, one_region: bool = Fals
 
     Where there is no lesion an SR is written whatever was asked for: SEG and RTSTRUCT cannot say so.
     """
-    from l2s.io import rtstruct, seg, sr
+    from l2s.io import rtstruct_out, seg_out, sr_out
 
     lines, segmentation = [], None
     if findings.count == 0 and "sr" not in formats:
         formats = (*formats, "sr")
     if "seg" in formats:
-        segmentation = seg.write_seg(out / "seg.dcm", findings, seg.LABELMAP if labelmap else seg.BINARY)
+        segmentation = seg_out.write_seg(out / "seg.dcm", findings, seg_out.LABELMAP if labelmap else seg_out.BINARY)
     if "rtstruct" in formats:
-        rtstruct.write_rtstruct(out / "rtstruct.dcm", findings, one_region)
+        rtstruct_out.write_rtstruct(out / "rtstruct.dcm", findings, one_region)
     if "sr" in formats:
-        sr.write_sr(out / "sr.dcm", findings, figures, segmentation)
+        sr_out.write_sr(out / "sr.dcm", findings, figures, segmentation)
     for name in FORMATS:
         path = out / f"{name}.dcm"
         if name in formats and findings.count == 0 and name != "sr":

@@ -1,6 +1,6 @@
 """What the DICOM results share: the numbered lesions in the slices' pixel grid, who made them, names and UIDs, writing a file.
 
-`prepare` comes first; write_seg, write_sr and write_rtstruct (seg.py, sr.py, rtstruct.py) take what it gives, so that all three speak
+`prepare` comes first; write_seg, write_sr and write_rtstruct (seg_out.py, sr_out.py, rtstruct_out.py) take what it gives, so that all three speak
 of the same lesions by the same tracking UIDs. docs/dicom-results.md says what a receiver finds in the files.
 """
 
@@ -37,18 +37,8 @@ ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 # Okabe and Ito's colours, told apart by colour-blind readers; black left out
 COLOURS_RGB = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
-TYPE_2 = tuple(
-    [
-        "PatientID",
-        "PatientName",
-        "PatientBirthDate",
-        "StudyID",
-        "StudyDate",
-        "StudyTime",
-        "AccessionNumber",
-        "ReferringPhysicianName",
-    ]
-)
+TYPE_2 = ("PatientID", "PatientName", "PatientBirthDate")
+TYPE_2 += ("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName")
 # the Clinical Trial Subject and Study modules: sponsor name to time point description
 TRIAL_GROUP, TRIAL_ELEMENTS = 0x0012, (0x0010, 0x0051)
 

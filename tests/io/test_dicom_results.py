@@ -17,11 +17,11 @@ from test_contours import inside
 
 from l2s import components
 from l2s.errors import InputError
-from l2s.io import dicom_out, seg, sr
+from l2s.io import dicom_out, seg_out, sr_out
 from l2s.io.dicom_out import Producer, prepare
-from l2s.io.rtstruct import write_rtstruct
-from l2s.io.seg import write_seg
-from l2s.io.sr import Figures, LesionFigures, volumes_of, write_sr
+from l2s.io.rtstruct_out import write_rtstruct
+from l2s.io.seg_out import write_seg
+from l2s.io.sr_out import Figures, LesionFigures, volumes_of, write_sr
 from l2s.study import Grid
 
 PRODUCER = Producer("9.9", parameters=("weights=random", "sha256=0123"))
@@ -353,19 +353,19 @@ def test_a_report_without_segmentation_names_slices(case, tmp_path):
     assert complaints(tmp_path / "sr.dcm") == []
 
 
-@pytest.mark.parametrize("suv_type", sr.SUV_TYPES)
+@pytest.mark.parametrize("suv_type", sr_out.SUV_TYPES)
 def test_the_suv_type_is_in_concept_and_unit(case, tmp_path, suv_type):
     rows = (LesionFigures(1, 1.0, suv_max=2.0, suv_peak=float("nan")),)
     write_sr(tmp_path / "sr.dcm", case[2], Figures(rows, 1.0, suv_max=2.0, suv_type=suv_type))
-    names = sr.SUV_TYPES[suv_type]
+    names = sr_out.SUV_TYPES[suv_type]
     numbers = groups_of(tmp_path / "sr.dcm")["FDG-avid lesion 1"]["numbers"]
     # the peak that could not be measured is left out, and so are mean and TLG
     assert numbers == {("118565006", None): (1.0, "cm3"), (names.concept.value, "56851009"): (2.0, names.unit.value)}
 
 
 def test_every_code_is_in_the_standards_dictionaries():
-    codes = [v for module in (dicom_out, sr) for v in vars(module).values() if isinstance(v, dicom_out.Code)]
-    codes += [code for kind in sr.SUV_TYPES.values() for code in (kind.concept, kind.unit, kind.method)]
+    codes = [v for module in (dicom_out, sr_out) for v in vars(module).values() if isinstance(v, dicom_out.Code)]
+    codes += [code for kind in sr_out.SUV_TYPES.values() for code in (kind.concept, kind.unit, kind.method)]
     assert len(codes) > 25
     known = {}  # (scheme, code): meanings, in lower case
     for scheme, words in _concepts_dict.concepts.items():
@@ -373,7 +373,7 @@ def test_every_code_is_in_the_standards_dictionaries():
             for value, (meaning, _) in meanings.items():
                 known.setdefault((scheme, value), []).append(meaning.lower())
     for code in codes:
-        if code == sr.GRAM:  # UCUM is a grammar; g is one of its base units
+        if code == sr_out.GRAM:  # UCUM is a grammar; g is one of its base units
             continue
         meanings = known[code.scheme_designator, code.value]
         assert any(meaning.startswith(code.meaning.lower()) for meaning in meanings), code
@@ -421,7 +421,7 @@ def test_more_than_255_lesions_and_a_labelmap(tmp_path):
     mask[::2, ::4, ::4] = True  # 400 single voxels
     findings = prepare(mask, grid, generated_pet.series(grid), PRODUCER)
     assert (findings.count, findings.labels.dtype) == (400, np.uint16)
-    for kind in (seg.BINARY, seg.LABELMAP):
+    for kind in (seg_out.BINARY, seg_out.LABELMAP):
         write_seg(tmp_path / "seg.dcm", findings, kind)
         back = hd.seg.segread(tmp_path / "seg.dcm")
         uids = [h.SOPInstanceUID for h in findings.slices.headers]
