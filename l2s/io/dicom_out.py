@@ -1,6 +1,6 @@
 """What the DICOM results share: the numbered lesions in the slices' pixel grid, who made them, names and UIDs, writing a file.
 
-`prepare` comes first; write_seg, write_sr and write_rtstruct (seg_out.py, sr_out.py, rtstruct_out.py) take what it gives, so that all three speak
+`prepare` comes first; seg_out.py, sr_out.py and rtstruct_out.py take what it gives, so that all three speak
 of the same lesions by the same tracking UIDs. docs/dicom-results.md says what a receiver finds in the files.
 """
 
