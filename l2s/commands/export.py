@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
+from l2s.commands.segment import add_count_flags
 from l2s.errors import InputError
 
 FORMATS = ("seg", "sr", "rtstruct")
@@ -37,36 +39,35 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar=("NAME", "VERSION"),
         help="what made the mask (default: L2SNet and the version of this software); it is written into each object",
     )
+    add_count_flags(export)
     export.add_argument("--uid-seed", metavar="TEXT", help="equal seed, series and mask give equal UIDs (default: new UIDs)")
     export.set_defaults(run=run_export)
 
 
 def run_export(arguments: argparse.Namespace) -> None:
     """Lesions of a mask as DICOM objects that refer to the PET series they were found in. Research use only."""
-    import numpy as np
-
     from l2s import __version__
     from l2s.commands.evaluate import read_mask
     from l2s.io import slices
     from l2s.io.dicom_out import Producer, prepare
-    from l2s.io.sr_out import volumes_of
+    from l2s.io.sr_out import figures_of, volumes_of
+    from l2s.measure import lesions
 
     formats = read_formats(arguments.format)
-    mask, grid = read_mask(arguments.mask)
-    series = slices.choose_series(slices.read_pet_series(arguments.dicom), grid, arguments.series)
+    settings = lesions.Settings(arguments.connectivity, arguments.min_volume_ml)
+    lesions.check(settings)
     name, version = arguments.algorithm or ("L2SNet", __version__)
     for value in (name, version):
         if not value or len(value) > 40 or "\\" in value or not value.isascii():
             raise InputError(f"--algorithm {value!r}: 1 to 40 plain characters without a backslash")
-    findings = prepare(mask, grid, series, Producer(version, name), arguments.uid_seed)
-    figures = volumes_of(findings)
+    mask, grid = read_mask(arguments.mask)
+    series = slices.choose_series(slices.read_pet_series(arguments.dicom), grid, arguments.series)
+    measures = None
     if arguments.suv:
-        suv, suv_grid = read_suv(arguments.suv)
-        if not suv_grid.matches(grid):
-            raise InputError(
-                f"{arguments.suv}: its grid is not that of {arguments.mask}; give the SUV image that the mask was made on"
-            )
-        figures = with_uptake(figures, findings.labels, np.asarray(series.as_stored(suv)))
+        measures = lesions.measure(read_suv(arguments.suv, grid, arguments.mask), mask, settings=settings)
+    min_voxels = measures.min_voxels if measures else max(1, math.ceil(settings.min_volume_ml / grid.voxel_volume_ml - 1e-6))
+    findings = prepare(mask, grid, series, Producer(version, name), arguments.uid_seed, settings.connectivity, min_voxels)
+    figures = figures_of(measures.lesions, measures.patient) if measures else volumes_of(findings)
     for line in write_results(arguments.out, findings, figures, formats, arguments.one_region, arguments.labelmap):
         print(line)
 
@@ -109,30 +110,18 @@ def write_results(out: Path, findings, figures, formats, one_region: bool = Fals
     return lines
 
 
-def read_suv(path: Path):
-    """(float32 (z, y, x), its Grid) of a PET in SUV."""
-    from l2s.io.images import read_image
+def read_suv(path: Path, grid, mask: Path):
+    """A Study of a PET in SUV alone, on the mask's grid.
 
-    array, grid, _, _ = read_image(path)
-    return array, grid
-
-
-def with_uptake(figures, labels, suv):
-    """Adds SUVmax, SUVmean and TLG of each lesion and of all; labels and suv are of equal shape."""
-    import dataclasses
-
+    Raises:
+        InputError: it cannot be read, or lies on another grid.
+    """
     import numpy as np
-    from scipy import ndimage
 
-    numbers = [row.number for row in figures.lesions]
-    if not numbers:
-        return dataclasses.replace(figures, tlg_g=0.0)
-    highest = ndimage.maximum(suv, labels, numbers)
-    mean = ndimage.mean(suv.astype(np.float64), labels, numbers)
-    rows = tuple(
-        dataclasses.replace(row, suv_max=float(top), suv_mean=float(middle), tlg_g=float(middle) * row.volume_ml)
-        for row, top, middle in zip(figures.lesions, highest, mean)
-    )
-    return dataclasses.replace(
-        figures, lesions=rows, tlg_g=sum(row.tlg_g for row in rows), suv_max=max(row.suv_max for row in rows)
-    )
+    from l2s.io.images import read_image
+    from l2s.study import Study
+
+    suv, suv_grid, _, _ = read_image(path)
+    if not suv_grid.matches(grid):
+        raise InputError(f"{path}: its grid is not that of {mask}; give the SUV image that the mask was made on")
+    return Study(suv, np.broadcast_to(np.float32(np.nan), suv.shape), grid)

@@ -63,7 +63,8 @@ class Findings:
     """The lesions of one mask, in the pixel grid of the slices that it was made on.
 
     Attributes:
-        labels: uint8 or uint16 (plane, row, column), 0 background, 1..count the lesions; plane k is slices.headers[k].
+        labels: uint8 or uint16 (plane, row, column), 0 background, 1..count the lesions, the largest first; plane k is
+            slices.headers[k].
         count: lesions; 0 is an answer too.
         slices: the source series.
         voxel_volume_ml: of one voxel of the mask.
@@ -124,45 +125,40 @@ def colour_rgb(number: int) -> tuple[int, int, int]:
 
 
 def prepare(
-    mask: np.ndarray, grid: Grid, sources: Sequence[Dataset] | Slices, producer: Producer, seed: str | None = None
+    mask: np.ndarray,
+    grid: Grid,
+    sources: Sequence[Dataset] | Slices,
+    producer: Producer,
+    seed: str | None = None,
+    connectivity: int = 18,
+    min_voxels: int = 1,
 ) -> Findings:
     """Numbers the lesions of a mask and finds the slice of each of its planes.
 
     Args:
-        mask: (z, y, x) on grid. bool: lesions are its 18-connected components, numbered in scan order (components.label). Integer: it
-            says itself which lesion a voxel belongs to, 1..n without a gap.
+        mask: bool (z, y, x) on grid; its lesions are numbered as in all tables (components.largest_first).
         grid: the mask's LPS grid.
         sources: headers of the PET series, in any order (slices.match), or what match made of them.
         producer: the algorithm.
-        seed: makes UIDs repeatable: equal seed, series, producer and mask give equal UIDs.
+        seed: makes UIDs repeatable: equal seed, series, producer and lesions give equal UIDs.
+        connectivity: 6, 18 or 26 neighbours make one lesion.
+        min_voxels: smaller components are left out, as the table of measures leaves them out.
 
     Raises:
-        InputError: the slices are not those of the mask, a number is missing, or there are more than MAX_LESIONS lesions.
+        InputError: the slices are not those of the mask, or there are more than MAX_LESIONS lesions.
     """
     if mask.shape != grid.shape_zyx:
         raise InputError(f"the mask has shape {mask.shape}, its grid {grid.shape_zyx}; they must be equal")
     slices = sources if isinstance(sources, Slices) else match(sources, grid)
-    labels, count = _numbered(mask)
-    if count > MAX_LESIONS:
-        raise InputError(f"the mask has {count} lesions (limit {MAX_LESIONS} in a DICOM result); drop the smallest ones first")
-    return Findings(slices.as_stored(labels), count, slices, grid.voxel_volume_ml, producer, seed)
-
-
-def _numbered(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """(labels, count): uint8 where they fit, else uint16, so that a whole body stays small."""
-    if mask.dtype != bool:
-        numbers = np.unique(mask)
-        count = int(numbers[-1])
-        if not np.array_equal(numbers[numbers != 0], np.arange(1, count + 1)):
-            raise InputError(
-                f"the mask's lesions are numbered {numbers[numbers != 0][:8].tolist()}...; 1 to n without a gap is needed"
-            )
-        return mask.astype(np.uint8 if count < 2**8 else np.uint16), count
-    found = components.label(mask)
+    found = components.largest_first(components.label(mask, connectivity), min_voxels)
+    if found.count > MAX_LESIONS:
+        raise InputError(
+            f"the mask has {found.count} lesions (limit {MAX_LESIONS} in a DICOM result); leave out small ones with a minimum volume"
+        )
+    # uint8 where the numbers fit: a whole body stays small
     labels = np.zeros(mask.shape, np.uint8 if found.count < 2**8 else np.uint16)
-    if found.count < 2**16:
-        labels.reshape(-1)[found.voxels] = found.owner + 1
-    return labels, found.count
+    labels.reshape(-1)[found.voxels] = found.owner + 1
+    return Findings(slices.as_stored(labels), found.count, slices, grid.voxel_volume_ml, producer, seed)
 
 
 def context(header: Dataset) -> Dataset:

@@ -6,8 +6,10 @@ Every code is in DICOM PS3.16 or in the SNOMED CT subset that DICOM uses; a figu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from highdicom import sr
 from pydicom.dataset import Dataset
@@ -116,6 +118,37 @@ class Figures:
     tlg_g: float | None = None
     suv_max: float | None = None
     suv_type: str = "bw"
+
+
+class MeasuredLesion(Protocol):
+    """What is taken of a row of the table of measures (l2s.measure.lesions.Lesion, which no module of io may import)."""
+
+    number: int
+    volume_ml: float
+    suv_max: float
+    suv_mean: float
+    suv_peak_global: float
+    tlg_suv_ml: float
+
+
+class MeasuredPatient(Protocol):
+    """The same of the patient's row (l2s.measure.lesions.Patient)."""
+
+    tmtv_ml: float
+    tlg_suv_ml: float
+    suv_max: float | None
+
+
+def figures_of(lesions: Sequence[MeasuredLesion], patient: MeasuredPatient) -> Figures:
+    """The figures of a table of measures, in body-weight SUV.
+
+    DICOM's Peak Value Within ROI is the largest mean of a 1 ml sphere anywhere in the region: IBSI's global peak.
+    """
+    rows = tuple(
+        LesionFigures(one.number, one.volume_ml, one.suv_max, one.suv_mean, one.suv_peak_global, one.tlg_suv_ml)
+        for one in lesions
+    )
+    return Figures(rows, patient.tmtv_ml, patient.tlg_suv_ml, patient.suv_max)
 
 
 def volumes_of(findings: Findings) -> Figures:

@@ -73,9 +73,10 @@ def figures() -> Figures:
 
 
 def truth(mask, grid) -> dict[int, set]:
-    """Voxels (z, y, x) of each lesion, labelled by scipy; numbered like components.label, in scan order."""
+    """Voxels (z, y, x) of each lesion by number: labelled by scipy, the largest first."""
     labels, count = ndimage.label(mask, ndimage.generate_binary_structure(3, 2))
-    return {n: {tuple(v) for v in np.argwhere(labels == n).tolist()} for n in range(1, count + 1)}
+    voxels = [{tuple(v) for v in np.argwhere(labels == n).tolist()} for n in range(1, count + 1)]
+    return dict(enumerate(sorted(voxels, key=len, reverse=True), 1))
 
 
 @pytest.mark.parametrize("name", ["seg", "sr", "rtstruct"])
@@ -402,17 +403,43 @@ def test_no_lesion_is_an_answer_of_the_report_alone(tmp_path):
     assert complaints(tmp_path / "sr.dcm") == []
 
 
-def test_numbers_given_by_the_caller_are_kept(tmp_path):
+def test_lesions_are_counted_as_the_table_counts_them():
+    """The tunnel's block, a pair that touches by an edge, a single voxel; a pair that touches by a corner."""
     grid = generated_pet.grid()
-    labels = np.zeros(grid.shape_zyx, np.int32)
-    labels[1, 1, 1], labels[2, 2, 2:4] = 2, 1
-    findings = prepare(labels, grid, generated_pet.series(grid), PRODUCER)
-    write_seg(tmp_path / "seg.dcm", findings)
-    assert findings.voxels.tolist() == [2, 1]
-    assert complaints(tmp_path / "seg.dcm") == []
-    labels[1, 1, 1] = 3
-    with pytest.raises(InputError, match="1 to n without a gap"):
-        prepare(labels, grid, generated_pet.series(grid), PRODUCER)
+    mask, headers = generated_pet.lesions(grid), generated_pet.series(grid)
+    mask[5, 1, 9] = mask[6, 1, 9] = False
+    mask[5, 1, 1] = mask[6, 2, 2] = True
+    block = 3 * (4 * 5 - 2)
+    expected = {(18, 1): [block, 2, 1, 1], (6, 1): [block, 1, 1, 1, 1], (26, 1): [block, 2, 2], (18, 2): [block, 2]}
+    for (connectivity, min_voxels), sizes in expected.items():
+        findings = prepare(mask, grid, headers, PRODUCER, None, connectivity, min_voxels)
+        assert findings.voxels.tolist() == sizes
+
+
+def test_the_table_of_measures_and_the_segments_speak_of_the_same_lesions(tmp_path):
+    from l2s.io.sr_out import figures_of
+    from l2s.measure.lesions import measure
+    from l2s.study import Study
+
+    grid = generated_pet.grid()
+    mask = generated_pet.lesions(grid)
+    suv = np.random.default_rng(2).random(grid.shape_zyx, np.float32) + 1
+    table = measure(Study(suv, np.full_like(suv, np.nan), grid), mask)
+    findings = prepare(mask, grid, generated_pet.series(grid), PRODUCER)
+    segmentation = write_seg(tmp_path / "seg.dcm", findings)
+    write_sr(tmp_path / "sr.dcm", findings, figures_of(table.lesions, table.patient), segmentation)
+    groups, stored = groups_of(tmp_path / "sr.dcm"), findings.slices.as_stored(suv)
+    for n in (1, 2, 3):
+        numbers = groups[f"FDG-avid lesion {n}"]["numbers"]
+        inside_it = stored[findings.labels == n]  # of the segment, by its number
+        assert numbers["118565006", None][0] == pytest.approx(len(inside_it) * 0.015)
+        assert numbers["126401", "56851009"][0] == pytest.approx(float(inside_it.max()))
+        assert numbers["126401", "373098007"][0] == pytest.approx(float(inside_it.mean()), rel=1e-6)
+        assert numbers["126033", None][0] == pytest.approx(float(inside_it.sum()) * 0.015, rel=1e-6)
+        assert 1 <= numbers["126401", "126031"][0] <= 2
+    assert groups["All FDG-avid lesions"]["numbers"]["126401", "56851009"][0] == pytest.approx(
+        float(stored[findings.labels > 0].max())
+    )
 
 
 def test_more_than_255_lesions_and_a_labelmap(tmp_path):

@@ -45,6 +45,14 @@ def test_all_three(case, capsys):
     assert (total["246206008", None][0], total[suv, "56851009"][0]) == (2, 7.0)
 
 
+def test_small_ones_can_be_left_out(case, capsys):
+    for flags in ((), ("--suv", str(case / "suv.mha"))):
+        assert export(case, "--min-volume-ml", "0.03", *flags) == 0  # two voxels of 0.015 ml are as much
+        assert len(pydicom.dcmread(case / "out/seg.dcm").SegmentSequence) == 1
+        assert groups_of(case / "out/sr.dcm")["All FDG-avid lesions"]["numbers"]["246206008", None] == (1, "1")
+        assert "1 lesions, 0.03 ml" in capsys.readouterr().out
+
+
 def test_formats_algorithm_and_seed(case):
     flags = ("--format", "seg,rtstruct", "--algorithm", "Other", "2.0", "--uid-seed", "x", "--one-region", "--labelmap")
     found = []
@@ -74,6 +82,7 @@ def test_an_empty_mask_is_reported_by_the_sr(case, capsys):
         (("--format", ","), "nothing is no format"),
         (("--series", "1.2"), "no PET series 1.2"),
         (("--algorithm", "a\\b", "1"), "plain characters"),
+        (("--min-volume-ml", "-1"), "0 or more"),
         (("--suv", "{}/other.mha"), "its grid is not that of"),
         (("--suv", "{}/absent.mha"), "no such file"),
         (("--dicom", "{}/absent"), "no such folder"),
