@@ -207,4 +207,5 @@ def save(path: Path, dataset: Dataset) -> None:
             f"{path} cannot be written ({error.strerror or error}); check the folder's rights and its space"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()

@@ -47,16 +47,18 @@ class Slices:
         return array.transpose(self.axes)[tuple(step)]
 
 
-def match(sources: Sequence[Dataset], grid: Grid) -> Slices:
+def match(sources: Sequence[Dataset], grid: Grid, plane_tolerance: float = TOLERANCE_VOXELS) -> Slices:
     """Finds the plane of each slice.
 
     Args:
         sources: headers of the slices of one series, in any order, axial or not, oblique or not.
         grid: the mask's LPS grid.
+        plane_tolerance: how far a slice may lie off its plane, in planes. Above the default only for slices that are known to be the
+            mask's own: an irregular series that was resampled to a regular grid; each slice then shows the plane next to it.
 
     Raises:
         InputError: the slices are not of one series, a header lacks its geometry, or slices and planes are not the same set of
-            positions within TOLERANCE_VOXELS.
+            positions within TOLERANCE_VOXELS in the plane and plane_tolerance across.
     """
     _check_headers(sources)
     name = f"series {sources[0].SeriesInstanceUID}"
@@ -76,12 +78,14 @@ def match(sources: Sequence[Dataset], grid: Grid) -> Slices:
     expected[:, :, axis_columns] = (shape[axis_columns] - 1) * flip_columns
     expected[1, :, axis_rows] = (shape[axis_rows] - 1) * (not flip_rows)
     expected[2, :, axis_columns] = (shape[axis_columns] - 1) * (not flip_columns)
-    off = np.abs(np.stack([corner, corner + along_rows, corner + along_columns]) - expected).max(axis=(0, 2))
-    worst = int(off.argmax())
-    if off[worst] > TOLERANCE_VOXELS:
+    off = np.abs(np.stack([corner, corner + along_rows, corner + along_columns]) - expected).max(axis=0)
+    limit = np.full(3, TOLERANCE_VOXELS)
+    limit[axis_planes] = plane_tolerance
+    if (off > limit).any():
+        worst, axis = np.unravel_index((off / limit).argmax(), off.shape)
         at = ", ".join(f"{float(v):g}" for v in sources[worst].ImagePositionPatient)
         raise InputError(
-            f"{name}: the slice at ({at}) mm lies {off[worst]:.2g} voxels off the mask's grid (limit {TOLERANCE_VOXELS:g}); "
+            f"{name}: the slice at ({at}) mm lies {off[worst, axis]:.2g} voxels off the mask's grid (limit {limit[axis]:g}); "
             "give the PET series that the mask was made on"
         )
     order = np.argsort(plane, kind="stable")
@@ -123,7 +127,7 @@ def _corners(sources: Sequence[Dataset], grid: Grid) -> tuple[np.ndarray, np.nda
 
 
 def read_pet_series(folder: Path) -> dict[str, list[Dataset]]:
-    """The headers of all PET slices under a folder by SeriesInstanceUID; other files and modalities are passed over.
+    """The headers of all PET slices under a folder by SeriesInstanceUID; copies, other files and modalities are passed over.
 
     Raises:
         InputError: the folder is absent or holds no PET slice.
@@ -131,18 +135,23 @@ def read_pet_series(folder: Path) -> dict[str, list[Dataset]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the one that holds the PET series")
-    series: dict[str, list[Dataset]] = {}
+    series: dict[str, dict[str, Dataset]] = {}
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     for path in files:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
-        except InvalidDicomError:
+        except (InvalidDicomError, EOFError):
             continue
-        if header.get("Modality") == "PT" and "SeriesInstanceUID" in header:
-            series.setdefault(str(header.SeriesInstanceUID), []).append(header)
+        if header.get("Modality") == "PT" and "SeriesInstanceUID" in header and "SOPInstanceUID" in header:
+            series.setdefault(str(header.SeriesInstanceUID), {}).setdefault(str(header.SOPInstanceUID), header)
     if not series:
         raise InputError(f"{folder}: none of its {len(files)} files is a PET slice in DICOM; name the folder of the PET series")
-    return series
+    return {uid: list(headers.values()) for uid, headers in series.items()}
+
+
+def read_headers(files: Sequence[Path]) -> list[Dataset]:
+    """The headers of a series' files, for match and prepare, where the files are known."""
+    return [pydicom.dcmread(path, stop_before_pixels=True) for path in files]
 
 
 def choose_series(series: dict[str, list[Dataset]], grid: Grid, uid: str | None = None) -> Slices:

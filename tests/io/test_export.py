@@ -75,6 +75,13 @@ def test_an_empty_mask_is_reported_by_the_sr(case, capsys):
     assert groups_of(case / "out/sr.dcm")["All FDG-avid lesions"]["numbers"]["246206008", None] == (0, "1")
 
 
+def test_a_folder_that_is_a_file(case, capsys):
+    (case / "out").write_text("mine")
+    assert export(case) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert (case / "out").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

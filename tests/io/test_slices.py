@@ -50,6 +50,18 @@ def test_a_bed_joint_of_a_few_hundredths_is_let_through_and_a_tenth_is_not():
                 slices.match(headers, grid)
 
 
+def test_an_irregular_series_that_is_known_to_be_the_masks_own():
+    grid = generated_pet.grid()
+    headers = generated_pet.series(grid)
+    headers[3].ImagePositionPatient[2] += 0.3 * 3.0
+    with pytest.raises(InputError, match=r"0\.3 voxels off the mask's grid .limit 0\.1"):
+        slices.match(headers, grid)
+    assert slices.match(headers[::-1], grid, plane_tolerance=0.5).headers == tuple(headers)
+    headers[3].ImagePositionPatient[0] += 0.3 * 2.5  # in the plane there is no such excuse
+    with pytest.raises(InputError, match=r"limit 0\.1"):
+        slices.match(headers, grid, plane_tolerance=0.5)
+
+
 def broken(what):
     headers = generated_pet.series(generated_pet.grid())
     if what == "none":
@@ -107,9 +119,14 @@ def test_the_series_that_fits_is_found_among_others(tmp_path):
     elsewhere = generated_pet.series(generated_pet.grid((7, 9, 12)))
     for k, headers in enumerate((uncorrected, wanted, elsewhere)):
         generated_pet.write(tmp_path / str(k), headers)
+    generated_pet.write(tmp_path / "copy", wanted)
     (tmp_path / "notes.txt").write_text("no DICOM")
+    broken_off = (tmp_path / "copy" / f"{wanted[0].SOPInstanceUID}.dcm").read_bytes()[:700]
+    (tmp_path / "broken.dcm").write_bytes(broken_off)
     found = slices.read_pet_series(tmp_path)
-    assert len(found) == 3
+    assert sorted(len(headers) for headers in found.values()) == [7, 7, 7]
+    known = slices.read_headers(sorted((tmp_path / "1").iterdir()))
+    assert slices.match(known, grid).headers[0].SOPInstanceUID == wanted[0].SOPInstanceUID
     assert slices.choose_series(found, grid).headers[0].SeriesInstanceUID == wanted[0].SeriesInstanceUID
     assert slices.choose_series(found, grid, "1.2.3").headers[0].SeriesInstanceUID == "1.2.3"
     with pytest.raises(InputError, match="no PET series 9.9"):
