@@ -27,7 +27,7 @@ from l2s.study import Grid
 
 RESEARCH_USE = "Research use only. Not for diagnosis."
 MANUFACTURER = "l2s"
-MAX_LESIONS = 2000  # a segment each, 0.02 MB a plane; more is noise, and viewers list every one of them
+MAX_LESIONS = 1000  # a segment each, 20 ms each; more is noise, and viewers list every one of them
 
 # DICOM PS3.16: CID 7150, CID 7151 (as in the segmentation categories and types of DICOM), CID 7162
 CATEGORY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
