@@ -47,6 +47,8 @@ LAZY = (
     "nibabel",
     "openvino",
     "nncf",
+    "pydicom",
+    "highdicom",
 )
 
 

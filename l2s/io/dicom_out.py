@@ -1,0 +1,211 @@
+"""What the DICOM results share: the numbered lesions in the slices' pixel grid, who made them, names and UIDs, writing a file.
+
+`prepare` comes first; seg_out.py, sr_out.py and rtstruct_out.py take what it gives, so that all three speak
+of the same lesions by the same tracking UIDs. docs/dicom-results.md says what a receiver finds in the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import PYDICOM_ROOT_UID, generate_uid
+
+from l2s import components
+from l2s.errors import InputError
+from l2s.io.slices import Slices, match
+from l2s.study import Grid
+
+RESEARCH_USE = "Research use only. Not for diagnosis."
+MANUFACTURER = "l2s"
+MAX_LESIONS = 1000  # a segment each, 20 ms each; more is noise, and viewers list every one of them
+
+# DICOM PS3.16: CID 7150, CID 7151 (as in the segmentation categories and types of DICOM), CID 7162
+CATEGORY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+LESION = Code("52988006", "SCT", "Lesion")
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+
+# Okabe and Ito's colours, told apart by colour-blind readers; black left out
+COLOURS_RGB = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+
+TYPE_2 = ("PatientID", "PatientName", "PatientBirthDate")
+TYPE_2 += ("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName")
+# the Clinical Trial Subject and Study modules: sponsor name to time point description
+TRIAL_GROUP, TRIAL_ELEMENTS = 0x0012, (0x0010, 0x0051)
+
+
+@dataclass(frozen=True)
+class Producer:
+    """Which algorithm made the mask: goes into every object.
+
+    Attributes:
+        version: of the software.
+        name: of the algorithm.
+        parameters: further facts as KEY=VALUE lines, such as the weights' name and SHA-256.
+    """
+
+    version: str
+    name: str = "L2SNet"
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The lesions of one mask, in the pixel grid of the slices that it was made on.
+
+    Attributes:
+        labels: uint8 or uint16 (plane, row, column), 0 background, 1..count the lesions, the largest first; plane k is
+            slices.headers[k].
+        count: lesions; 0 is an answer too.
+        slices: the source series.
+        voxel_volume_ml: of one voxel of the mask.
+        producer: who made them.
+        seed: None for new UIDs at each call; else UIDs follow from it, the series and the mask.
+    """
+
+    labels: np.ndarray
+    count: int
+    slices: Slices
+    voxel_volume_ml: float
+    producer: Producer
+    seed: str | None = None
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of what the objects are made of, so that equal UIDs mean equal content."""
+        digest = hashlib.sha256(repr((self.slices.headers[0].SeriesInstanceUID, self.producer, self.labels.shape)).encode())
+        inside = np.flatnonzero(self.labels)
+        digest.update(inside.tobytes())
+        digest.update(self.labels.reshape(-1)[inside].tobytes())
+        return digest.hexdigest()
+
+    def uid(self, *what: str) -> str:
+        """A UID under pydicom's root for one thing; the same thing gets the same one where there is a seed."""
+        return str(generate_uid(PYDICOM_ROOT_UID, None if self.seed is None else [self.seed, self.content, *what]))
+
+    @cached_property
+    def tracking_uids(self) -> tuple[str, ...]:
+        """One a lesion, in order of their numbers: shared by SEG, SR and RTSTRUCT."""
+        return tuple(self.uid("lesion", str(n)) for n in range(1, self.count + 1))
+
+    @cached_property
+    def boxes(self) -> list[tuple[slice, slice, slice]]:
+        """The box (plane, row, column) around each lesion, in order of their numbers."""
+        from scipy import ndimage
+
+        return ndimage.find_objects(self.labels, self.count)
+
+    @cached_property
+    def voxels(self) -> np.ndarray:
+        """int64 (count,): voxels of each lesion."""
+        return np.bincount(self.labels[self.labels > 0], minlength=self.count + 1)[1:]
+
+    def sources_of(self, number: int) -> tuple[Dataset, ...]:
+        """Headers of the slices that lesion `number` (from 1) runs through."""
+        planes = self.boxes[number - 1][0]
+        return self.slices.headers[planes]
+
+
+def lesion_name(number: int) -> str:
+    return f"FDG-avid lesion {number}"
+
+
+def colour_rgb(number: int) -> tuple[int, int, int]:
+    """The display colour of a lesion; neighbours in number differ."""
+    return COLOURS_RGB[(number - 1) % len(COLOURS_RGB)]
+
+
+def prepare(
+    mask: np.ndarray,
+    grid: Grid,
+    sources: Sequence[Dataset] | Slices,
+    producer: Producer,
+    seed: str | None = None,
+    connectivity: int = 18,
+    min_voxels: int = 1,
+) -> Findings:
+    """Numbers the lesions of a mask and finds the slice of each of its planes.
+
+    Args:
+        mask: bool (z, y, x) on grid; its lesions are numbered as in all tables (components.largest_first).
+        grid: the mask's LPS grid.
+        sources: headers of the PET series, in any order (slices.match), or what match made of them.
+        producer: the algorithm.
+        seed: makes UIDs repeatable: equal seed, series, producer and lesions give equal UIDs.
+        connectivity: 6, 18 or 26 neighbours make one lesion.
+        min_voxels: smaller components are left out, as the table of measures leaves them out.
+
+    Raises:
+        InputError: the slices are not those of the mask, or there are more than MAX_LESIONS lesions.
+    """
+    if mask.shape != grid.shape_zyx:
+        raise InputError(f"the mask has shape {mask.shape}, its grid {grid.shape_zyx}; they must be equal")
+    slices = sources if isinstance(sources, Slices) else match(sources, grid)
+    found = components.largest_first(components.label(mask, connectivity), min_voxels)
+    if found.count > MAX_LESIONS:
+        raise InputError(
+            f"the mask has {found.count} lesions (limit {MAX_LESIONS} in a DICOM result); leave out small ones with a minimum volume"
+        )
+    # uint8 where the numbers fit: a whole body stays small
+    labels = np.zeros(mask.shape, np.uint8 if found.count < 2**8 else np.uint16)
+    labels.reshape(-1)[found.voxels] = found.owner + 1
+    return Findings(slices.as_stored(labels), found.count, slices, grid.voxel_volume_ml, producer, seed)
+
+
+def context(header: Dataset) -> Dataset:
+    """A copy of a source header, fit to lend its patient and study attributes: Type 2 ones present, invalid ones mended.
+
+    A Clinical Trial module without its Type 1 attributes (de-identification leaves such remnants) is left out, a sex that DICOM
+    does not know becomes unknown; nothing else of the patient is touched.
+    """
+    copy = Dataset()
+    copy.update(header)
+    empty = [key for key in TYPE_2 if copy.get(key) is None]
+    if copy.get("PatientSex") not in ("M", "F", "O"):
+        empty.append("PatientSex")
+    for key in empty:  # by new elements: the source's own are shared with it
+        copy.add_new(key, dictionary_VR(key), "")
+    subject = copy.get("ClinicalTrialSubjectID") or copy.get("ClinicalTrialSubjectReadingID")
+    if not (copy.get("ClinicalTrialSponsorName") and copy.get("ClinicalTrialProtocolID") and subject):
+        low, high = TRIAL_ELEMENTS
+        for tag in [t for t in copy.keys() if t.group == TRIAL_GROUP and low <= t.element <= high]:  # noqa: SIM118 - values unread
+            del copy[tag]
+    return copy
+
+
+@contextmanager
+def names_as_they_are() -> Iterator[None]:
+    """Keeps highdicom from warning of patient names with a single component: they are copied, not made here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The string .* is unlikely to represent the intended person name", UserWarning)
+        yield
+
+
+def save(path: Path, dataset: Dataset) -> None:
+    """Writes a DICOM file through a temporary name.
+
+    Raises:
+        InputError: the disk refused it.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dataset.save_as(partial, enforce_file_format=True)
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}); check the folder's rights and its space"
+        ) from error
+    finally:
+        if partial.exists():
+            partial.unlink()
