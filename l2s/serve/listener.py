@@ -69,8 +69,10 @@ NOT_ITS_CLASS = 0xA900
 NOT_UNDERSTOOD = 0xC000
 
 MAX_PDU_BYTES = 2 * MIB  # also of those whose length is not negotiated, such as a long A-ASSOCIATE-RQ
-WAITING_CONNECTIONS = 8  # beyond limits.associations: those that are about to be rejected in words
+WAITING_CONNECTIONS = 32  # beyond limits.associations: those that have not said who they are, or are rejected in words
+REQUEST_S = 10.0  # a connection that does not ask for an association is closed
 CLOSE_S = 3.0
+SHOWN = 4
 DIGEST_DIGITS = 24
 HEAD = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"]
 
@@ -139,8 +141,9 @@ def start(config: Config, intake: Intake) -> Server:
     limits = config.limits
     ae = AE(config.listen.ae)
     ae.maximum_pdu_size = limits.pdu_bytes
-    ae.maximum_associations = limits.associations
-    ae.network_timeout = ae.acse_timeout = ae.dimse_timeout = limits.network_s
+    ae.maximum_associations = limits.associations + WAITING_CONNECTIONS  # pynetdicom counts silent connections: see on_requested
+    ae.network_timeout = ae.dimse_timeout = limits.network_s
+    ae.acse_timeout = min(REQUEST_S, limits.network_s)
     ae.require_called_aet = True
     ae.require_calling_aet = list(config.listen.allow_ae)
     for abstract in STORED:
@@ -148,6 +151,7 @@ def start(config: Config, intake: Intake) -> Server:
     ae.add_supported_context(Verification)
     handlers = [
         (evt.EVT_CONN_OPEN, on_open, [limits.instance_mib]),
+        (evt.EVT_REQUESTED, on_requested, [limits.associations]),
         (evt.EVT_REJECTED, on_rejected),
         (evt.EVT_ESTABLISHED, on_established),
         (evt.EVT_CONN_CLOSE, on_close),
@@ -170,7 +174,7 @@ def stop(server: Server) -> None:
     """Lets nobody in any more, gives open associations a moment to end, then aborts them: their senders will send again."""
     server.shutdown()
     deadline = time.monotonic() + CLOSE_S
-    while server.active_associations and time.monotonic() < deadline:
+    while any(assoc.is_established for assoc in server.active_associations) and time.monotonic() < deadline:
         time.sleep(0.05)
     server.ae.shutdown()
 
@@ -212,6 +216,16 @@ def title_of(assoc) -> str:
     return str(assoc.requestor.ae_title).strip()
 
 
+def on_requested(event: evt.Event, associations: int) -> None:
+    """Rejects an association beyond the limit: transient, local limit exceeded (PS3.8 9.3.4)."""
+    assoc = event.assoc
+    if sum(other.is_established for other in assoc._server.active_associations) >= associations:
+        assoc.acse.send_reject(0x02, 0x03, 0x02)
+        assoc.requestor.ae_title = assoc.requestor.primitive.calling_ae_title
+        on_rejected(event)
+        assoc.kill()
+
+
 def on_rejected(event: evt.Event) -> None:
     asked = str(event.assoc.requestor.primitive.called_ae_title).strip()
     warn(
@@ -222,8 +236,9 @@ def on_rejected(event: evt.Event) -> None:
 
 def on_established(event: evt.Event) -> None:
     refused = sorted({str(context.abstract_syntax) for context in event.assoc.rejected_contexts})
-    if refused:
-        say("contexts_refused", {"ae": title_of(event.assoc), "sop_classes": ",".join(refused)})
+    if refused:  # some callers offer all classes that there are
+        named = ",".join(refused[:SHOWN]) + (",..." if len(refused) > SHOWN else "")
+        say("contexts_refused", {"ae": title_of(event.assoc), "count": len(refused), "sop_classes": named})
 
 
 def on_close(event: evt.Event) -> None:

@@ -51,7 +51,9 @@ def start() -> None:
     """Sends this node's events, and errors of the DICOM libraries, to standard error, one line each."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine())
-    for name, level in ((log.name, logging.INFO), ("pynetdicom", logging.ERROR), ("pydicom", logging.CRITICAL)):
+    levels = {log.name: logging.INFO, "pynetdicom": logging.ERROR, "pydicom": logging.CRITICAL}
+    levels["pynetdicom.transport"] = logging.CRITICAL  # that a connection failed stands in our own event
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False

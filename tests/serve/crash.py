@@ -66,7 +66,7 @@ class Crash:
         scanner = threading.Thread(target=self.send_all)
         scanner.start()
         try:
-            for self.done in range(self.kills):
+            while self.done < self.kills:
                 phase = self.random.choice(PHASES)
                 deadline = time.monotonic() + self.gap_s
                 while not self.is_in(phase) and time.monotonic() < deadline:
@@ -81,7 +81,7 @@ class Crash:
                     self.counts["kills_of_destination"] += 1
                     pacs = peers.start_destination(self.destination, self.destination_port, logs[1])
                 node = peers.start_node(self.config, self.port, logs[0], *self.flags)
-            self.done = self.kills
+                self.done += 1
             scanner.join()
             peers.wait_for(lambda: peers.spool_is_done(self.spool, self.sent), 60 + 5 * len(self.sent))
             assert node.terminate() == 0

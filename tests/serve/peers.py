@@ -29,7 +29,7 @@ def make_image(study: str, modality: str = "PT", number: int = 1, **changes) -> 
     """A small image with everything that a store asks for; changes: other elements by keyword."""
     image = Dataset()
     image.SOPClassUID, image.SOPInstanceUID = CLASSES[modality], generate_uid()
-    image.StudyInstanceUID, image.SeriesInstanceUID = study, f"{study}.{len(modality) + ord(modality[0])}"
+    image.StudyInstanceUID, image.SeriesInstanceUID = study, generate_uid(entropy_srcs=[study, modality])
     image.PatientName, image.PatientID, image.PatientBirthDate, image.PatientSex = "Secret^Name", "SECRET-ID", "", ""
     image.StudyID = image.AccessionNumber = image.StudyDate = image.StudyTime = ""
     image.Modality, image.SeriesNumber, image.InstanceNumber = modality, "1", str(number)
@@ -153,8 +153,8 @@ def same_dataset(one: Path, other: Path) -> bool:
     """Whether two files hold the same elements (group lengths, which dcmtk leaves out, and file meta aside)."""
     first, second = (pydicom.dcmread(path) for path in (one, other))
     for dataset in (first, second):
-        for tag in [t for t in dataset.keys() if t.element == 0]:
-            del dataset[tag]
+        for element in [element for element in dataset if element.tag.element == 0]:
+            del dataset[element.tag]
     return first == second
 
 
