@@ -22,12 +22,25 @@ from tests.serve import peers
 PHASES = ("receiving", "running", "sending", "any")
 
 
+SLOW = ("--sleep-during", "1")  # storescp takes a second for each result, so that there is a sending to kill
+
+
 class Crash:
     """One run of it."""
 
     def __init__(
-        self, folder: Path, studies: int, images: int, kills: int, seed: int, gap_s: float, quiet_s: float, seconds: float
+        self,
+        folder: Path,
+        studies: int,
+        images: int,
+        kills: int,
+        seed: int,
+        gap_s: float,
+        quiet_s: float,
+        seconds: float,
+        pacs_flags: tuple[str, ...] = (),
     ):
+        self.pacs_flags = pacs_flags
         self.folder, self.kills, self.gap_s, self.random = folder, kills, gap_s, random.Random(seed)
         self.spool, self.destination = folder / "spool", folder / "pacs"
         self.port, self.destination_port = peers.free_port(), peers.free_port()
@@ -61,7 +74,7 @@ class Crash:
             AssertionError: something was lost or doubled.
         """
         logs = self.folder / "node.log", self.folder / "pacs.log"
-        pacs = peers.start_destination(self.destination, self.destination_port, logs[1])
+        pacs = peers.start_destination(self.destination, self.destination_port, logs[1], *self.pacs_flags)
         node = peers.start_node(self.config, self.port, logs[0], *self.flags)
         scanner = threading.Thread(target=self.send_all)
         scanner.start()
@@ -79,7 +92,7 @@ class Crash:
                 if self.random.random() < 0.1:
                     pacs.kill()
                     self.counts["kills_of_destination"] += 1
-                    pacs = peers.start_destination(self.destination, self.destination_port, logs[1])
+                    pacs = peers.start_destination(self.destination, self.destination_port, logs[1], *self.pacs_flags)
                 node = peers.start_node(self.config, self.port, logs[0], *self.flags)
                 self.done += 1
             scanner.join()
@@ -112,7 +125,7 @@ def main() -> int:
         folder = a.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            counts = Crash(folder, a.studies, a.images, a.kills, a.seed, a.gap_s, a.quiet_s, a.seconds).run()
+            counts = Crash(folder, a.studies, a.images, a.kills, a.seed, a.gap_s, a.quiet_s, a.seconds, SLOW).run()
         except AssertionError as error:
             print(f"LOST OR DOUBLED: {error}", file=sys.stderr)
             return 1
