@@ -109,17 +109,12 @@ def check(config) -> None:
     Raises:
         InputError: a TLS file does not hold, the spool cannot be used, the destination does not answer.
     """
-    from l2s.serve import listener, node, sender, spool
+    from l2s.serve import node, sender, spool
 
     listen = config.listen
     encrypted = ("mutual TLS" if listen.tls_ca else "TLS") if listen.tls_cert else "not encrypted"
-    try:
-        tls = listener.server_tls(config)
-        if config.destination:
-            sender.client_tls(config.destination)
-    except OSError as error:
-        raise InputError(f"TLS: {error.strerror or error}; give PEM files that belong together") from None
-    print(f"listen        {listen.ae}@{listen.host}:{listen.port}, {encrypted if tls else 'not encrypted'}")
+    node.check_tls(config)
+    print(f"listen        {listen.ae}@{listen.host}:{listen.port}, {encrypted}")
     print(
         f"callers       {', '.join(listen.allow_ae) or 'any AE title'} from {', '.join(listen.allow_addresses) or 'any address'}"
     )

@@ -40,6 +40,7 @@ def run(config: Config, command: worker.Command | None = None, stop: threading.E
     stop = stop or threading.Event()
     command = command or worker.segment_command(config.segment.flags)
     root = config.spool.resolve()
+    check_tls(config)
     held = lock(root)
     try:
         for job, state in spool.recover(root, config.segment.interruptions):
@@ -50,7 +51,7 @@ def run(config: Config, command: worker.Command | None = None, stop: threading.E
             server = listener.start(config, intake)
         except OSError as error:
             where = f"{config.listen.host}:{config.listen.port}"
-            raise InputError(f"{error.filename or where}: {error.strerror or error}; is another node running?") from None
+            raise InputError(f"{where}: {error.strerror or error}; is another node running?") from None
         parts: dict[str, Callable[[], None]] = {
             "keeper": lambda: keep(config, intake, stop),
             "worker": lambda: work(root, intake, command, config, stop, held),
@@ -69,6 +70,20 @@ def run(config: Config, command: worker.Command | None = None, stop: threading.E
         return 1 if broken else 0
     finally:
         os.close(held)
+
+
+def check_tls(config: Config) -> None:
+    """Raises InputError where a TLS file cannot be read, is no PEM or does not belong to the other."""
+    try:
+        listener.server_tls(config)
+        if config.destination:
+            sender.client_tls(config.destination)
+    except OSError as error:
+        files = [config.listen.tls_cert, config.listen.tls_key, config.listen.tls_ca]
+        if config.destination:
+            files += [config.destination.tls_ca, config.destination.tls_cert, config.destination.tls_key]
+        named = ", ".join(str(file) for file in files if file)
+        raise InputError(f"TLS: {error.strerror or error}; give PEM files that belong together (given: {named})") from None
 
 
 def _watched(name: str, part: Callable[[], None], stop: threading.Event, broken: list[str]) -> None:
