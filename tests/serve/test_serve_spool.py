@@ -191,7 +191,6 @@ def test_a_kill_at_any_step_loses_and_doubles_nothing(tmp_path, monkeypatch):
         assert len(made) == 2 * len(jobs)
         assert not list(root.rglob(f"*{disk.PARTIAL}"))
         assert not list((root / "trash").iterdir())
-        shutil.rmtree(root)
 
 
 def test_an_answer_follows_the_syncs(tmp_path, monkeypatch):
