@@ -28,7 +28,8 @@ ALLOWED = {  # part of l2s -> the other parts that it may import
     "challenge": BASE | {*STAGES, "sockets", "weights", "int8", "pipeline", "__init__"},
     "outdir": BASE | {"io", "measure"},
     "api": BASE | {*STAGES, "pipeline", "challenge", "outdir", "__init__"},
-    "commands": BASE | {*STAGES, "weights", "quantize", "pipeline", "challenge", "outdir", "api", "__init__"},
+    "serve": {"errors", "__init__"},  # the segmentation is a process of its own
+    "commands": BASE | {*STAGES, "serve", "weights", "quantize", "pipeline", "challenge", "outdir", "api", "__init__"},
     "cli": {"errors", "commands", "__init__"},
 }
 TORCH = {"engine", "ensemble", "weights", "int8", "quantize", "pipeline", "challenge", "localize", "segment"}
@@ -49,6 +50,7 @@ LAZY = (
     "nncf",
     "pydicom",
     "highdicom",
+    "pynetdicom",
 )
 
 
@@ -125,6 +127,8 @@ def test_networks_are_torch_only(relative):
         ("commands/phantom.py", "from l2s import cli"),
         ("int8.py", "from l2s.pipeline import segment"),
         ("weights.py", "from l2s import int8"),
+        ("serve/worker.py", "from l2s.pipeline import segment"),
+        ("serve/listener.py", "from l2s.io import studies"),
     ],
 )
 def test_a_wrong_direction_is_seen(relative, source):
