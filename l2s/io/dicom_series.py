@@ -227,12 +227,14 @@ class Stack:
     """A series' slices in the order of the volume's first axis.
 
     Attributes:
+        series: whose slices these are.
         instances: along the normal of the slices (row direction x column direction), lowest first, as ITK orders them.
         grid: the regular grid from the first slice to the last, in the series' own orientation.
         offsets_mm: where each slice really lies along the normal, the first at 0.
         regular: whether every slice lies within JOINT of its regular place; else the voxels must be resampled.
     """
 
+    series: Series
     instances: tuple[Instance, ...]
     grid: Grid
     offsets_mm: tuple[float, ...]
@@ -299,7 +301,7 @@ def stack(series: Series) -> Stack:
         direction,
     )
     worst = np.abs(along / spacing - np.arange(len(along))).max()
-    return Stack(tuple(instances[k] for k in order), grid, tuple(float(v) for v in along), bool(worst <= JOINT))
+    return Stack(series, tuple(instances[k] for k in order), grid, tuple(float(v) for v in along), bool(worst <= JOINT))
 
 
 def _check_gaps(along: np.ndarray, positions: np.ndarray, instances: Sequence[Instance]) -> None:

@@ -145,7 +145,7 @@ def suv_facts(headers: Sequence[Dataset], overrides: Overrides = Overrides()) ->
         _agreed(headers, keyword)
     warnings: list[str] = []
     units = check_units(first)
-    decay = _decay_correction(first)
+    decay = check_decay(first)
     common = {
         "units": units,
         "suv_type": text(first, "SUVType"),
@@ -236,7 +236,8 @@ def check_units(header: Dataset) -> str:
     return units
 
 
-def _decay_correction(header: Dataset) -> str:
+def check_decay(header: Dataset) -> str:
+    """START or ADMIN; InputError names anything else."""
     decay = (text(header, "DecayCorrection") or "").upper()
     if decay not in ("START", "ADMIN"):
         raise InputError(
