@@ -11,10 +11,10 @@ import os
 import sys
 
 from l2s import __version__
-from l2s.commands import evaluate, phantom, weights
+from l2s.commands import convert, evaluate, inspect, phantom, weights
 from l2s.errors import InputError
 
-COMMANDS = (evaluate, phantom, weights)
+COMMANDS = (inspect, convert, evaluate, phantom, weights)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -41,6 +41,7 @@ LAZY = (
     "sklearn",
     "safetensors",
     "nibabel",
+    "pydicom",
     "openvino",
     "nncf",
 )

@@ -153,13 +153,19 @@ def _choose_pet(table: Table, usable: dict[str, Stack], reasons: dict, warnings:
         pets = [series for series in table.series if series.modality == "PT"]
         if not pets:
             kinds = sorted({series.modality or "unknown" for series in table.series})
-            return None, f"there is no PET series among {len(table.series)} ({', '.join(kinds)}); name the folder of a PET/CT study"
+            return (
+                None,
+                f"there is no PET series among {len(table.series)} ({', '.join(kinds)}); name the folder of a PET/CT study",
+            )
         shown = "; ".join(f"series {label(s)}: {reasons[s.uid]}" for s in pets[:3])
         return None, f"none of {len(pets)} PET series can be used: {shown}"
     if len(studies := {series.study_uid for series in candidates}) > 1:
         for series in candidates:
             reasons[series.uid] = "one of several studies; name it by --pet-series"
-        return None, f"PET series of {len(studies)} studies lie here; give one study, or name the PET by --pet-series (l2s inspect lists them)"
+        return (
+            None,
+            f"PET series of {len(studies)} studies lie here; give one study, or name the PET by --pet-series (l2s inspect lists them)",
+        )
     with_ct = {(s.study_uid, s.frame_uid) for s in table.series if s.modality == "CT"}
 
     def rank(series: Series):
@@ -174,7 +180,9 @@ def _choose_pet(table: Table, usable: dict[str, Stack], reasons: dict, warnings:
     best, *others = sorted(candidates, key=rank)
     for other in others:
         less = usable[other.uid].offsets_mm[-1] < usable[best.uid].offsets_mm[-1] - 1
-        reasons[other.uid] = "covers less of the body than the chosen one" if less else "as good as the chosen one, which comes first"
+        reasons[other.uid] = (
+            "covers less of the body than the chosen one" if less else "as good as the chosen one, which comes first"
+        )
     if equal := [label(s) for s in others if "as good" in reasons[s.uid]]:
         warnings.append(
             f"{1 + len(equal)} PET series cover the same; series {label(best)} was taken, not {', '.join(equal)}: --pet-series chooses"
@@ -213,7 +221,11 @@ def _choose_ct(
     best, *others = sorted(covered, key=rank)
     for uid in others:
         less = round(covered[uid], 2) < round(covered[best], 2)
-        reasons[uid] = f"covers {covered[uid]:.0%} of the PET, the chosen one {covered[best]:.0%}" if less else "covers the same; see the warning"
+        reasons[uid] = (
+            f"covers {covered[uid]:.0%} of the PET, the chosen one {covered[best]:.0%}"
+            if less
+            else "covers the same; see the warning"
+        )
     if equal := [label(by_uid[uid]) for uid in others if "same" in reasons[uid]]:
         warnings.append(
             f"{1 + len(equal)} CT series cover the same; series {label(by_uid[best])} was taken, whose slice distance is nearest to the "

@@ -78,7 +78,12 @@ def is_dicom(path: Path) -> bool:
     if head[128:132] == b"DICM":
         return True
     # group 0002 or 0008, then an even small length or a type in capitals
-    return len(head) == 132 and head[:2] in (b"\x02\x00", b"\x08\x00") and head[3] == 0 and (head[4:6].isupper() or head[6:8] == b"\0\0")
+    return (
+        len(head) == 132
+        and head[:2] in (b"\x02\x00", b"\x08\x00")
+        and head[3] == 0
+        and (head[4:6].isupper() or head[6:8] == b"\0\0")
+    )
 
 
 def _walk(folder: Path):
@@ -126,7 +131,9 @@ def unpack(path: Path) -> Path:
         raise InputError(f"{path} is damaged or packed by an unknown method ({error}); pack or copy it again") from None
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(f"{path} cannot be unpacked to {folder.parent} ({error.strerror}); set TMPDIR to a roomier disk") from None
+        raise InputError(
+            f"{path} cannot be unpacked to {folder.parent} ({error.strerror}); set TMPDIR to a roomier disk"
+        ) from None
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

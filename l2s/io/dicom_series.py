@@ -126,7 +126,9 @@ def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
         # pydicom's complaints quote values, and a value may be a name
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(keywords) if keywords else None)
+            header = pydicom.dcmread(
+                path, stop_before_pixels=True, force=True, specific_tags=list(keywords) if keywords else None
+            )
     except UNREADABLE as error:
         raise InputError(f"unreadable header: {short(error)}") from None
     if not hasattr(header, "file_meta"):
@@ -278,7 +280,9 @@ def stack(series: Series) -> Stack:
             values = sorted({str(getattr(i, field)) for i in instances})
             raise InputError(f"its slices differ in {field} ({', '.join(values[:3])}); export it again")
     if first.spacing_mm is None or min(first.spacing_mm) <= 0 or min(first.rows, first.columns) < 1:
-        raise InputError(f"PixelSpacing is {first.spacing_mm}, {first.rows} rows, {first.columns} columns: no image; export it again")
+        raise InputError(
+            f"PixelSpacing is {first.spacing_mm}, {first.rows} rows, {first.columns} columns: no image; export it again"
+        )
     row, column = orientations[0][:3], orientations[0][3:]
     direction, _ = orthonormal(np.stack([row, column, np.cross(row, column)], axis=1), "ImageOrientationPatient")
     normal = np.asarray(direction)[:, 2]
@@ -354,10 +358,14 @@ def _slice(path: Path) -> np.ndarray:
                     f"{path}: voxels are {text(dataset, 'PhotometricInterpretation')}; MONOCHROME2 is read: this is a picture of the image"
                 )
             if raw(dataset, "ModalityLUTSequence") is not None:
-                raise InputError(f"{path}: values go through a lookup table (ModalityLUTSequence), which is not read; export it again")
+                raise InputError(
+                    f"{path}: values go through a lookup table (ModalityLUTSequence), which is not read; export it again"
+                )
             slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
             if not slope or slope < 0:
-                raise InputError(f"{path}: RescaleSlope is {'absent' if slope is None else f'{slope:g}'}; export the series again")
+                raise InputError(
+                    f"{path}: RescaleSlope is {'absent' if slope is None else f'{slope:g}'}; export the series again"
+                )
             return dataset.pixel_array * slope + (intercept or 0.0)
     except InputError:
         raise

@@ -142,7 +142,9 @@ def parse_datetime(words: str, keyword: str, zone: str | None = None) -> datetim
         raise InputError(f"{keyword} is {words[:40]!r}: it has no time of day")
     moment = datetime.combine(day, parse_time(clock, keyword))
     if body != words.replace("T", "").replace(" ", "") and zone:
-        moment = moment.replace(tzinfo=_zone(found[0], keyword)).astimezone(_zone(zone, "TimezoneOffsetFromUTC")).replace(tzinfo=None)
+        moment = (
+            moment.replace(tzinfo=_zone(found[0], keyword)).astimezone(_zone(zone, "TimezoneOffsetFromUTC")).replace(tzinfo=None)
+        )
     return moment
 
 
