@@ -52,52 +52,88 @@ def run_convert(arguments: argparse.Namespace) -> None:
     overrides = overrides_from(arguments)
     if arguments.outdir.exists() and not arguments.outdir.is_dir():
         raise InputError(f"{arguments.outdir} is a file; name a folder to write into")
-    from l2s.io.dicom import read_dicom
+    from importlib.metadata import version
 
-    case = read_dicom(arguments.input, arguments.pet_series, arguments.ct_series, overrides, name=name)
+    import numpy as np
+
+    from l2s import __version__
+    from l2s.io.dicom import pseudonym, read_dicom, read_pet, record
+    from l2s.io.suv import per_suvbw
+
+    if arguments.pet_only:
+        if arguments.ct_series:
+            raise InputError("--pet-only and --ct-series contradict each other; leave one out")
+        case = read_pet(arguments.input, arguments.pet_series, overrides)
+        pet, stored, name = case.pet_suv, case.stored, name or pseudonym(case.series.uid)
+    else:
+        case = read_dicom(arguments.input, arguments.pet_series, arguments.ct_series, overrides, name=name)
+        pet, stored, name = case.study.pet_suv, case.study.stored, case.study.name
     for line in case.warnings:
         log.warning("%s", line)
-    written = write_case(case, arguments.outdir, arguments.layout, SUL_KINDS.get(arguments.sul), arguments.suv_bsa)
-    print(f"{arguments.outdir}: {', '.join(written)}; SUV factor {case.suv.factor:.9g}, SUVmax {case.study.pet_suv.max():.3f}")
+    files = {place(arguments.layout, "SUV", "pet", name): (pet, stored, "SUVbw in g/ml")}
+    if not arguments.pet_only:
+        label = "HU on the PET's grid, linear, -1024 outside"
+        files[place(arguments.layout, "CTres", "ct", name)] = (case.study.ct_hu, stored, label)
+        if arguments.layout == "autopet":
+            files["CT.nii.gz"] = (case.ct_hu, case.ct_stored, "HU as scanned, -1024 at least")
+    for kind, label, unit in wanted(arguments):
+        factor = per_suvbw(case.suv, kind)
+        files[place(arguments.layout, label, label.lower(), name)] = (
+            pet * np.float32(factor),
+            stored,
+            f"{unit}: SUVbw x {factor:.9g}",
+        )
+    content = {
+        "tool": f"l2s {__version__}",
+        "use": "research use only",
+        "versions": {package: version(package) for package in ("pydicom", "SimpleITK", "nibabel", "numpy")},
+        "layout": arguments.layout,
+        "files": {path: meaning for path, (_, _, meaning) in files.items()},
+        **record(case),
+    }
+    write_all(arguments.outdir, {path: (array, grid) for path, (array, grid, _) in files.items()}, content)
+    print(f"{arguments.outdir}: {', '.join([*files, RECORD])}; SUV factor {case.suv.factor:.9g}, SUVmax {pet.max():.3f}")
 
 
-def write_case(case, outdir: Path, layout: str, sul: str | None, bsa: bool) -> list[str]:
-    """Writes the images and the record; returns the files' names below outdir.
+def place(layout: str, label: str, socket: str, name: str) -> str:
+    """An image's path below the output folder."""
+    return f"{label}.nii.gz" if layout == "autopet" else f"images/{socket}/{name}.mha"
+
+
+def wanted(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """(kind for per_suvbw, file's label, unit) of each further SUV that was asked for."""
+    kinds = []
+    if arguments.sul:
+        kinds.append((SUL_KINDS[arguments.sul], "SUL", f"SUL in g/ml (lean body mass by {arguments.sul.capitalize()})"))
+    if arguments.suv_bsa:
+        kinds.append(("bsa", "SUVbsa", "SUVbsa in cm2/ml (body surface by Du Bois)"))
+    return kinds
+
+
+def write_all(outdir: Path, images: dict, content: dict) -> None:
+    """Writes images and record, all or nothing.
 
     All is written and read back in a hidden folder beside its place first, so that a failure leaves what was there. The record comes
     last: where it lies, the images beside it are whole and its own.
 
     Args:
-        case: a DicomCase.
-        sul: 'sul', 'sul-james' or None.
+        images: (LPS array, the grid to write it on) by path below outdir.
+        content: of the record.
     """
     from l2s.io.images import write_image
-    from l2s.io.suv import per_suvbw
 
-    study = case.study
-    pet, ct = ("SUV.nii.gz", "CTres.nii.gz") if layout == "autopet" else (f"images/{k}/{study.name}.mha" for k in ("pet", "ct"))
-    images = {pet: (study.pet_suv, study.stored), ct: (study.ct_hu, study.stored)}
-    if layout == "autopet":
-        images["CT.nii.gz"] = (case.ct_hu, case.ct_stored)
-    extra = {}
-    for kind, label in ((sul, "SUL"), ("bsa" if bsa else None, "SUVbsa")):
-        if kind is not None:
-            factor = per_suvbw(case.suv, kind)
-            place = f"{label}.nii.gz" if layout == "autopet" else f"images/{label.lower()}/{study.name}.mha"
-            images[place] = (study.pet_suv * factor, study.stored)
-            extra[place] = {"kind": kind, "suvbw_times": factor}
     try:
         made = not outdir.exists()
         outdir.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".convert-", dir=outdir))
         try:
-            for place, (array, stored) in images.items():
-                write_image(partial / place, array, stored)
-            (partial / RECORD).write_text(json.dumps(conversion(case, layout, pet, ct, extra), indent=2) + "\n")
+            for path, (array, grid) in images.items():
+                write_image(partial / path, array, grid)
+            (partial / RECORD).write_text(json.dumps(content, indent=2) + "\n")
             (outdir / RECORD).unlink(missing_ok=True)
-            for place in (*images, RECORD):
-                (outdir / place).parent.mkdir(parents=True, exist_ok=True)
-                (partial / place).replace(outdir / place)
+            for path in (*images, RECORD):
+                (outdir / path).parent.mkdir(parents=True, exist_ok=True)
+                (partial / path).replace(outdir / path)
             made = False
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -107,23 +143,3 @@ def write_case(case, outdir: Path, layout: str, sul: str | None, bsa: bool) -> l
         raise InputError(
             f"{outdir} cannot be written ({error.strerror or error}); check the folder's rights and its space"
         ) from error
-    return [*images, RECORD]
-
-
-def conversion(case, layout: str, pet: str, ct: str, extra: dict) -> dict:
-    """The sidecar: enough to check every SUV by hand, and nothing that names a patient (see l2s.io.dicom.record)."""
-    from importlib.metadata import version
-
-    from l2s import __version__
-    from l2s.io.dicom import record
-
-    return {
-        "tool": f"l2s {__version__}",
-        "use": "research use only",
-        "versions": {name: version(name) for name in ("pydicom", "SimpleITK", "nibabel", "numpy")},
-        "layout": layout,
-        "files": {pet: "SUVbw in g/ml", ct: "HU on the PET's grid, linear, -1024 outside"}
-        | ({"CT.nii.gz": "HU as scanned, -1024 at least"} if layout == "autopet" else {})
-        | {place: f"{what['kind']}: SUVbw x {what['suvbw_times']:.9g}" for place, what in extra.items()},
-        **record(case),
-    }

@@ -54,6 +54,7 @@ def as_json(found) -> dict:
         "series": rows,
         "files_not_dicom": found.others,
         "suv": suv_as_json(found.suv) if found.suv else None,
+        "passed_over": list(found.table.passed_over),
         "warnings": list(found.warnings),
     }
 
@@ -89,6 +90,7 @@ def as_text(content: dict) -> str:
         lines.append(f"{'':15}{'taken as ' + row['chosen_as'] if row['chosen_as'] else 'not taken: ' + row['reason']}")
     if content["files_not_dicom"]:
         lines.append(f"{content['files_not_dicom']} files are not DICOM")
+    lines += [f"passed over: {printable(line)}" for line in content["passed_over"]]
     suv = content["suv"]
     if suv:
         lines += ["", *_suv_lines(suv)]

@@ -23,7 +23,7 @@ from l2s.io.dicom_choice import Choice, choose, lps_grid
 from l2s.io.dicom_series import Series, Stack, Table, read_header, read_table, read_voxels
 from l2s.io.headers import text
 from l2s.io.studies import MAX_SUV, check_ct, ct_on_grid
-from l2s.io.suv import Overrides, SuvFacts, suv_facts
+from l2s.io.suv import AS_IN_THE_HEADER, Overrides, SuvFacts, suv_facts
 from l2s.study import Grid, Study, to_lps
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class DicomPet:
         files: the slices' files; files[k] is slice k of the stored grid.
         series: the row of the table that it came from.
         suv: how the values became SUV.
+        reasons: why each other series was not taken, by its SeriesInstanceUID.
         warnings: one line each.
     """
 
@@ -50,6 +51,7 @@ class DicomPet:
     files: tuple[Path, ...]
     series: Series
     suv: SuvFacts
+    reasons: dict[str, str]
     warnings: tuple[str, ...]
 
 
@@ -105,7 +107,7 @@ def read_dicom(
     path: Path,
     pet_series: str | None = None,
     ct_series: str | None = None,
-    overrides: Overrides = Overrides(),
+    overrides: Overrides = AS_IN_THE_HEADER,
     ct: Path | None = None,
     name: str | None = None,
 ) -> DicomCase:
@@ -162,7 +164,7 @@ def read_dicom(
     return case
 
 
-def read_pet(path: Path, pet_series: str | None = None, overrides: Overrides = Overrides()) -> DicomPet:
+def read_pet(path: Path, pet_series: str | None = None, overrides: Overrides = AS_IN_THE_HEADER) -> DicomPet:
     """The PET alone, where there is no CT. The files of a zip are gone when this returns.
 
     Raises:
@@ -178,7 +180,7 @@ def read_pet(path: Path, pet_series: str | None = None, overrides: Overrides = O
 
 
 def inspect_dicom(
-    path: Path, pet_series: str | None = None, ct_series: str | None = None, overrides: Overrides = Overrides()
+    path: Path, pet_series: str | None = None, ct_series: str | None = None, overrides: Overrides = AS_IN_THE_HEADER
 ) -> Inspection:
     """All series, what would be taken and why the others not; reads headers alone.
 
@@ -247,6 +249,7 @@ def _pet(table: Table, choice: Choice, overrides: Overrides) -> DicomPet:
         files=tuple(instance.path for instance in built.instances),
         series=choice.pet,
         suv=facts,
+        reasons=choice.reasons,
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -269,25 +272,28 @@ def _irregular(built: Stack, what: str) -> list[str]:
     ]
 
 
-def record(case: DicomCase) -> dict:
+def record(case: DicomCase | DicomPet) -> dict:
     """JSON-able facts of a reading, for the records of a run.
 
-    UIDs are hashed, dates and descriptions left out: a record travels with the results, and any of them leads back to a patient.
-    Times of day stay: without them the SUV factor cannot be checked.
+    UIDs are hashed, dates, file names and descriptions left out: a record travels with the results, and any of them leads back to a
+    patient. Times of day stay: without them the SUV factor cannot be checked.
     """
-    facts = asdict(case.suv)
+    if isinstance(case, DicomPet):
+        pet, ct = _series_record(case.series, case.stored), None
+    else:
+        pet = _series_record(case.pet, case.study.stored)
+        ct = _series_record(case.ct, case.ct_stored) if case.ct else {"source": "an image file"}
+    others = [{"series_hash": short_hash(uid), "reason": reason} for uid, reason in case.reasons.items()]
+    return {"pet": pet, "ct": ct, "suv": _suv_record(case.suv), "not_taken": others, "warnings": list(case.warnings)}
+
+
+def _suv_record(suv: SuvFacts) -> dict:
+    facts = asdict(suv)
     for key in ("injection", "reference"):
         moment: datetime | None = facts.pop(key)
         facts[f"{key}_time"] = moment.time().isoformat() if moment else None
     facts.pop("warnings")
-    others = [{"series_hash": short_hash(uid), "reason": reason} for uid, reason in case.reasons.items()]
-    return {
-        "pet": _series_record(case.pet, case.study.stored),
-        "ct": _series_record(case.ct, case.ct_stored) if case.ct else {"source": "an image file"},
-        "suv": facts,
-        "not_taken": others,
-        "warnings": list(case.warnings),
-    }
+    return facts
 
 
 def _series_record(series: Series, grid: Grid) -> dict:

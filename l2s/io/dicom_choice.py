@@ -210,7 +210,7 @@ def _choose_ct(
             continue
         covered[uid] = share
     if not covered:
-        cts = [uid for uid in reasons if uid in by_uid] or [uid for uid in reasons]
+        cts = [uid for uid in reasons if uid in by_uid] or list(reasons)
         hint = f" ({len(usable)} CT series: {reasons[cts[0]]})" if usable else ""
         return None, f"there is no CT for the PET{hint}; add the CT of the same study, or name one by --ct-series"
 
@@ -221,11 +221,8 @@ def _choose_ct(
     best, *others = sorted(covered, key=rank)
     for uid in others:
         less = round(covered[uid], 2) < round(covered[best], 2)
-        reasons[uid] = (
-            f"covers {covered[uid]:.0%} of the PET, the chosen one {covered[best]:.0%}"
-            if less
-            else "covers the same; see the warning"
-        )
+        share = f"covers {covered[uid]:.0%} of the PET, the chosen one {covered[best]:.0%}"
+        reasons[uid] = share if less else "covers the same; see the warning"
     if equal := [label(by_uid[uid]) for uid in others if "same" in reasons[uid]]:
         warnings.append(
             f"{1 + len(equal)} CT series cover the same; series {label(by_uid[best])} was taken, whose slice distance is nearest to the "

@@ -48,7 +48,7 @@ def find_dicom(path: Path) -> Found:
         raise InputError(f"{path}: no such file or folder; name a folder of DICOM files or a zip of one")
     if path.is_dir():
         return _found(path, path)
-    if zipfile.is_zipfile(path):
+    if not is_dicom(path) and zipfile.is_zipfile(path):
         folder = unpack(path)
         try:
             return _found(folder, path, folder)

@@ -76,10 +76,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Table:
-    """All series of an input, sorted by study, number and UID, and what was passed over."""
+    """All series of an input, sorted by study, number and UID, and what was passed over.
+
+    Attributes:
+        warnings: one line each, without file names: these may hold a patient's, and warnings go into records.
+        passed_over: the same file by file, for the user's eyes.
+    """
 
     series: tuple[Series, ...]
     warnings: tuple[str, ...]
+    passed_over: tuple[str, ...]
 
 
 def read_table(files: Sequence[Path], root: Path) -> Table:
@@ -90,26 +96,29 @@ def read_table(files: Sequence[Path], root: Path) -> Table:
         root: what the user named; files are spoken of relative to it.
     """
     groups: dict[str, list[tuple[Path, Dataset]]] = {}
-    damaged: list[str] = []
+    passed_over: list[str] = []
     for path in files:
         try:
             header = read_header(path, KEYWORDS)
-            if text(header, "SOPClassUID") == DIRECTORY or text(header.file_meta, "MediaStorageSOPClassUID") == DIRECTORY:
+            if DIRECTORY in (text(header, "SOPClassUID"), text(header.file_meta, "MediaStorageSOPClassUID")):
                 continue
             uid = text(header, "SeriesInstanceUID")
         except InputError as error:
-            damaged.append(f"{_relative(path, root)} ({error})")
+            passed_over.append(f"{_relative(path, root)}: {error}")
             continue
         if uid is None:
-            damaged.append(f"{_relative(path, root)} (no SeriesInstanceUID)")
+            passed_over.append(f"{_relative(path, root)}: no SeriesInstanceUID")
             continue
         groups.setdefault(uid, []).append((path, header))
     warnings = []
-    if damaged:
-        warnings.append(f"{len(damaged)} DICOM files cannot be read and were passed over, first {damaged[0]}")
-    series = [_series(uid, members, root, warnings) for uid, members in groups.items()]
+    if passed_over:
+        warnings.append(f"{len(passed_over)} DICOM files cannot be read and were passed over; l2s inspect names them")
+    copies: list[str] = []
+    series = [_series(uid, members, root, copies) for uid, members in groups.items()]
+    if copies:
+        warnings.append(f"{len(copies)} files are copies of others and were passed over")
     series.sort(key=lambda s: (s.study_uid, s.number if s.number is not None else 1 << 31, s.uid))
-    return Table(tuple(series), tuple(warnings))
+    return Table(tuple(series), tuple(warnings), tuple(passed_over + copies))
 
 
 def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
@@ -140,13 +149,13 @@ def _relative(path: Path, root: Path) -> Path:
     return path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
 
 
-def _series(uid: str, members: list[tuple[Path, Dataset]], root: Path, warnings: list[str]) -> Series:
+def _series(uid: str, members: list[tuple[Path, Dataset]], root: Path, copies: list[str]) -> Series:
     """One row of the table; a series whose headers cannot be used gets its problem noted, so that the others are still read."""
     path, first = members[0]
     instances, problem = [], None
     try:
         instances = [_instance(p, h) for p, h in members]
-        instances = _without_copies(instances, root, warnings)
+        instances = _without_copies(instances, root, copies)
         for keyword in ("Modality", "StudyInstanceUID", "FrameOfReferenceUID", "SOPClassUID"):
             values = sorted({text(h, keyword) or "absent" for _, h in members})
             if len(values) > 1:
@@ -197,25 +206,22 @@ def _instance(path: Path, header: Dataset) -> Instance:
     )
 
 
-def _without_copies(instances: list[Instance], root: Path, warnings: list[str]) -> list[Instance]:
-    """Files that are copies of another, byte for byte, are dropped with a warning.
+def _without_copies(instances: list[Instance], root: Path, copies: list[str]) -> list[Instance]:
+    """Files that are copies of another, byte for byte, are dropped and listed in copies.
 
     Raises:
         InputError: two files have one SOPInstanceUID but are not the same.
     """
     kept: dict[str, Instance] = {}
-    copies = []
     for instance in instances:
         other = kept.setdefault(instance.uid or str(instance.path), instance)
         if other is instance:
             continue
+        names = f"{_relative(instance.path, root)}: the same SOPInstanceUID as {_relative(other.path, root)}"
+        copies.append(names)
         if _digest(other.path) != _digest(instance.path):
-            raise InputError(
-                f"{_relative(other.path, root)} and {_relative(instance.path, root)} have the same SOPInstanceUID but differ; remove one"
-            )
-        copies.append(instance)
-    if copies:
-        warnings.append(f"{len(copies)} files are copies of others and were passed over, first {_relative(copies[0].path, root)}")
+            copies[-1] += ", but another content"
+            raise InputError("two of its files have the same SOPInstanceUID but differ (l2s inspect names them); remove one")
     return list(kept.values())
 
 

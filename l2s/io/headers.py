@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # what pydicom raises on a value that does not fit its type; it has no error class of its own for this
 MALFORMED = (ValueError, TypeError, OverflowError, NotImplementedError, AttributeError, struct.error)
 TIME = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(\.\d{0,6})?)?)?")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 DATE = re.compile(r"(\d{4})[.-]?(\d\d)[.-]?(\d\d)")
 ZONE = re.compile(r"([+-])(\d\d)(\d\d)$")
 
@@ -72,10 +73,10 @@ def as_number(value, keyword: str) -> float | None:
     words = as_text(value, keyword)
     if words is None:
         return None
-    try:
-        result = float(words)
-    except ValueError:
-        raise InputError(f"{keyword} is {words[:40]!r}, which is no number; export the series again") from None
+    # float() would also take 1_000, nan and infinity
+    if not NUMBER.fullmatch(words):
+        raise InputError(f"{keyword} is {words[:40]!r}, which is no number; export the series again")
+    result = float(words)
     if not math.isfinite(result):
         raise InputError(f"{keyword} is {result}, which is no finite number; export the series again")
     return result

@@ -69,7 +69,8 @@ def read_rtstruct(path: Path, grid: Grid, roi_name: str) -> np.ndarray:
     for index, members in planes.items():
         if max(p for p, _ in members) - min(p for p, _ in members) > SAME_PLANE:
             raise InputError(
-                f"{path}: contours of {roi_name!r} in different planes fall on slice {index}: drawn on a finer image; give that image's grid"
+                f"{path}: contours of {roi_name!r} in different planes fall on slice {index}: drawn on a finer image; give that "
+                "image's grid"
             )
         plane = np.zeros(np.delete(grid.shape_zyx, axis), bool)
         for _, points in members:

@@ -126,7 +126,10 @@ class _Dose:
         return self.weight_kg * 1000.0 / self.decayed_dose_bq
 
 
-def suv_facts(headers: Sequence[Dataset], overrides: Overrides = Overrides()) -> SuvFacts:
+AS_IN_THE_HEADER = Overrides()
+
+
+def suv_facts(headers: Sequence[Dataset], overrides: Overrides = AS_IN_THE_HEADER) -> SuvFacts:
     """The SUV factor of one PET series.
 
     Args:
