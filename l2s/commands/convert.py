@@ -32,6 +32,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="autopet: SUV, CTres and CT.nii.gz; grand-challenge: images/{pet,ct}/NAME.mha (default: autopet)",
     )
     convert.add_argument("--name", help="of the case in the grand-challenge layout (default: a pseudonym)")
+    convert.add_argument("--pet-only", action="store_true", help="where there is no CT: write the SUV alone")
     convert.add_argument(
         "--sul",
         nargs="?",
