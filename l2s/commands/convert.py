@@ -48,7 +48,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run_convert(arguments: argparse.Namespace) -> None:
     """PET in body-weight SUV and CT in HU from a DICOM study, with a record of how they came about."""
     name = arguments.name
-    if name is not None and (Path(name).name != name or name.startswith(".")):
+    if name is not None and (not name or Path(name).name != name or name.startswith(".")):
         raise InputError(f"--name {name}: a plain name, without folders, that does not begin with a dot")
     overrides = overrides_from(arguments)
     if arguments.outdir.exists() and not arguments.outdir.is_dir():

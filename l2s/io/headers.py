@@ -55,6 +55,14 @@ def as_text(value, keyword: str) -> str | None:
     return str(value).strip(" \0") or None
 
 
+def lenient(read, *arguments):
+    """read(*arguments), or None where that is malformed: for values that a result can do without."""
+    try:
+        return read(*arguments)
+    except InputError:
+        return None
+
+
 def texts(header: Dataset, keyword: str) -> tuple[str, ...]:
     """All values of a multi-valued element in capitals."""
     value = raw(header, keyword)
@@ -109,7 +117,11 @@ def parse_date(words: str, keyword: str) -> date:
     """DICOM's DA; the old form with dots and ISO's with hyphens too."""
     found = DATE.fullmatch(words)
     try:
-        return date(*map(int, found.groups()))
+        day = date(*map(int, found.groups()))
+        # room for the day before and after; shifted dates lie some centuries off at most
+        if not 1000 <= day.year <= 9000:
+            raise ValueError
+        return day
     except (AttributeError, ValueError):
         raise InputError(f"{keyword} is {words[:40]!r}, which is no date (YYYYMMDD)") from None
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from l2s.errors import InputError
 from l2s.io import body_size
-from l2s.io.headers import as_number, as_text, number, parse_date, parse_datetime, parse_time, private, raw, text, texts
+from l2s.io.headers import as_number, as_text, lenient, number, parse_date, parse_datetime, parse_time, private, raw, text, texts
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -45,7 +45,7 @@ UPTAKE_MIN = (30.0, 150.0)
 MIDNIGHT_S = 6 * 3600.0  # an injection of the evening before: nobody waits longer with a tracer of two hours
 MANY_HALF_LIVES = 10.0  # a thousandth of the dose is left: the dates are wrong
 AGREEMENT = 0.01  # of Philips's two factors
-NO_DATE = date(2000, 1, 1)  # stands for the day of a scan whose headers have lost all dates
+NO_DATE = date(1900, 1, 1)  # stands for the day of a scan whose headers have lost all dates
 FDG = re.compile(r"FDG|FLUORO-?(2-?)?DE(S)?OXY-?-?(D-?)?GLUCOSE|FLUDEOXYGLUCOSE", re.IGNORECASE)
 
 
@@ -153,9 +153,9 @@ def suv_facts(headers: Sequence[Dataset], overrides: Overrides = AS_IN_THE_HEADE
         "units": units,
         "suv_type": text(first, "SUVType"),
         "decay_correction": decay,
-        "manufacturer": text(first, "Manufacturer") or "unknown",
+        "manufacturer": lenient(text, first, "Manufacturer") or "unknown",
         "tracer": _tracer(headers, warnings),
-        "nuclide": _nuclide(_pharmaceutical(headers)),
+        "nuclide": lenient(lambda: _nuclide(_pharmaceutical(headers))),
         "height_m": _height(headers, overrides),
         "sex": _sex(headers, overrides),
         "age_years": _age(first),
@@ -168,7 +168,7 @@ def suv_facts(headers: Sequence[Dataset], overrides: Overrides = AS_IN_THE_HEADE
         if units == "BQML":
             raise
         why_not = error
-    weight = dose.weight_kg if dose else _weight(headers, overrides, needed=False)
+    weight = dose.weight_kg if dose else lenient(_weight, headers, overrides)
     if units == "BQML":
         factor, method = dose.factor, "Bq/ml x weight / decayed dose"
     elif units == "CNTS":
@@ -281,12 +281,12 @@ def _of_dose(headers: Sequence[Dataset], keyword: str, read):
 
 
 def _tracer(headers: Sequence[Dataset], warnings: list[str]) -> str | None:
-    item = _pharmaceutical(headers)
+    item = lenient(_pharmaceutical, headers)
     if item is None:
         return None
-    name = text(item, "Radiopharmaceutical")
-    codes = raw(item, "RadiopharmaceuticalCodeSequence")
-    meaning = text(codes[0], "CodeMeaning") if codes else None
+    name = lenient(text, item, "Radiopharmaceutical")
+    codes = lenient(raw, item, "RadiopharmaceuticalCodeSequence")
+    meaning = lenient(text, codes[0], "CodeMeaning") if codes else None
     known = [n for n in (name, meaning) if n]
     if known and not any(FDG.search(n) for n in known):
         warnings.append(f"the tracer is {known[0]!r}, not FDG: the networks were made for FDG")
@@ -312,13 +312,11 @@ def _limited(value: float, limits: tuple[float, float], what: str, unit: str, fl
     return value
 
 
-def _weight(headers: Sequence[Dataset], overrides: Overrides, needed: bool = True) -> float | None:
+def _weight(headers: Sequence[Dataset], overrides: Overrides) -> float:
     weight = overrides.weight_kg
     if weight is None:
         weight = _agreed(headers, "PatientWeight", lambda header: number(header, "PatientWeight"))
     if weight is None or (weight == 0 and overrides.weight_kg is None):
-        if not needed:
-            return None
         raise InputError(f"PatientWeight is {'absent' if weight is None else '0'}; give the patient's by --weight-kg")
     return _limited(weight, WEIGHT_KG, "the patient's weight", "kg", "--weight-kg")
 
@@ -327,17 +325,17 @@ def _height(headers: Sequence[Dataset], overrides: Overrides) -> float | None:
     """In m; None where it is absent or impossible: many scanners write 0, and SUVbw needs none."""
     if overrides.height_m is not None:
         return _limited(overrides.height_m, HEIGHT_M, "the patient's height", "m", "--height-m")
-    height = _agreed(headers, "PatientSize", lambda header: number(header, "PatientSize"))
+    height = lenient(_agreed, headers, "PatientSize", lambda header: number(header, "PatientSize"))
     return height if height is not None and HEIGHT_M[0] <= height <= HEIGHT_M[1] else None
 
 
 def _sex(headers: Sequence[Dataset], overrides: Overrides) -> str | None:
-    sex = overrides.sex or _agreed(headers, "PatientSex", lambda header: text(header, "PatientSex"))
+    sex = overrides.sex or lenient(_agreed, headers, "PatientSex", lambda header: text(header, "PatientSex"))
     return sex.upper() if sex and sex.upper() in ("M", "F") else None
 
 
 def _age(header: Dataset) -> int | None:
-    found = re.fullmatch(r"(\d{3})([DWMY])", text(header, "PatientAge") or "")
+    found = re.fullmatch(r"(\d{3})([DWMY])", lenient(text, header, "PatientAge") or "")
     if not found:
         return None
     # ages above 89 are as good as a name (HIPAA's safe harbour)
@@ -497,16 +495,16 @@ def _injection(
     """When the dose was injected, on the reference's clock; never after it."""
     whole = _of_dose(headers, "RadiopharmaceuticalStartDateTime", text)
     clock = _of_dose(headers, "RadiopharmaceuticalStartTime", text)
-    limit_s = max(MANY_HALF_LIVES * half_life, 86400.0)
+    limit_s = MANY_HALF_LIVES * half_life
     if overrides.injection is not None:
         moment = overrides.injection
         if isinstance(moment, datetime) and reference.date() == NO_DATE:
             moment = moment.time()
     elif whole:
         moment = parse_datetime(whole, "RadiopharmaceuticalStartDateTime", text(headers[0], "TimezoneOffsetFromUTC"))
-        if clock and parse_time(clock, "RadiopharmaceuticalStartTime") != moment.time():
+        if clock and lenient(parse_time, clock, "RadiopharmaceuticalStartTime") not in (None, moment.time()):
             warnings.append("RadiopharmaceuticalStartTime and StartDateTime disagree: StartDateTime is taken")
-        if abs((reference - moment).total_seconds()) > limit_s:
+        if abs((reference - moment).total_seconds()) > max(limit_s, 86400.0):
             if reference.date() != NO_DATE:
                 warnings.append(
                     f"RadiopharmaceuticalStartDateTime is dated {abs((reference - moment).days)} days away from the scan (shifted "
