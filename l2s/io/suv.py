@@ -416,7 +416,7 @@ def _nearest(moment: datetime, anchor: datetime, what: str, warnings: list[str])
     days = [datetime.combine(anchor.date() + timedelta(days=k), moment.time()) for k in (-1, 0, 1)]
     best = min(days, key=lambda m: abs(m - anchor))
     warnings.append(
-        f"{what} is dated {abs((moment - anchor).days)} days away from the acquisition (shifted by a de-identification?): "
+        f"{what} is dated {abs((moment.date() - anchor.date()).days)} days away from the acquisition (shifted by a de-identification?): "
         "its time of day is taken with the acquisition's date"
     )
     return best
@@ -507,7 +507,7 @@ def _injection(
         if abs((reference - moment).total_seconds()) > max(limit_s, 86400.0):
             if reference.date() != NO_DATE:
                 warnings.append(
-                    f"RadiopharmaceuticalStartDateTime is dated {abs((reference - moment).days)} days away from the scan (shifted "
+                    f"RadiopharmaceuticalStartDateTime is dated {abs((reference.date() - moment.date()).days)} days away from the scan (shifted "
                     "by a de-identification?): its time of day is taken with the scan's date"
                 )
             moment = moment.time()
