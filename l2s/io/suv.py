@@ -45,6 +45,8 @@ UPTAKE_MIN = (30.0, 150.0)
 MIDNIGHT_S = 6 * 3600.0  # an injection of the evening before: nobody waits longer with a tracer of two hours
 MANY_HALF_LIVES = 10.0  # a thousandth of the dose is left: the dates are wrong
 AGREEMENT = 0.01  # of Philips's two factors
+TRUNCATED = timedelta(seconds=1)  # of two times one may have lost its fraction
+FRAME_S = (2.0, 10.0)  # a mean time of a frame agrees, differs
 NO_DATE = date(1900, 1, 1)  # stands for the day of a scan whose headers have lost all dates
 FDG = re.compile(r"FDG|FLUORO-?(2-?)?DE(S)?OXY-?-?(D-?)?GLUCOSE|FLUDEOXYGLUCOSE", re.IGNORECASE)
 
@@ -449,31 +451,38 @@ def _reference(
     if clock:
         day = _day(headers[0], "SeriesDate", "AcquisitionDate", "StudyDate") or NO_DATE
         series = _nearest(datetime.combine(day, parse_time(clock, "SeriesTime")), first, "SeriesDate", warnings)
-        if series <= first:
+        if series <= first + TRUNCATED:
             return series, "SeriesTime"
-    return _from_frame(headers, half_life), "AcquisitionTime and FrameReferenceTime"
+    return _from_frame(headers, half_life, warnings), "AcquisitionTime and FrameReferenceTime"
 
 
-def _from_frame(headers: Sequence[Dataset], half_life: float) -> datetime:
+def _from_frame(headers: Sequence[Dataset], half_life: float, warnings: list[str]) -> datetime:
     """The reference from a frame's own clock: FrameReferenceTime lies where the frame has its mean activity, t_avg after its start.
 
-    The first frame is taken: it was acquired first, and among its equals has the smallest FrameReferenceTime.
+    The first frame is taken: it was acquired first, and among its equals has the smallest FrameReferenceTime. GE counts
+    FrameReferenceTime to the frame's start instead; where DecayFactor, which belongs to the mean, proves that, t_avg is left out.
     """
     frames = [
-        (acquired, number(header, "FrameReferenceTime"), number(header, "ActualFrameDuration"))
-        for header in headers
-        if (acquired := _acquisition(header)) is not None
+        (acquired, number(h, "FrameReferenceTime"), number(h, "ActualFrameDuration"), lenient(number, h, "DecayFactor") or 0.0)
+        for h in headers
+        if (acquired := _acquisition(h)) is not None
     ]
     if any(value is None for frame in frames for value in frame):
         raise InputError(
             "SeriesTime is absent or after the first AcquisitionTime (a series made later?), and FrameReferenceTime or "
             "ActualFrameDuration is absent: the decay reference is unknown; give it by --reference-datetime"
         )
-    acquired, since_reference_ms, duration_ms = min(frames)
+    acquired, since_reference_ms, duration_ms, decay_factor = min(frames)
     if duration_ms <= 0:
         raise InputError(f"ActualFrameDuration is {duration_ms:g} ms (limit: above 0); give --reference-datetime")
+    since_s, mean_s = since_reference_ms / 1000.0, mean_activity_s(duration_ms / 1000.0, half_life)
+    if decay_factor > 0:
+        true_s = math.log2(decay_factor) * half_life
+        if abs(true_s - since_s - mean_s) < FRAME_S[0] and abs(true_s - since_s) > FRAME_S[1]:
+            warnings.append("FrameReferenceTime counts to the start of the frame, as DecayFactor shows, not to its mean activity")
+            mean_s = 0.0
     try:
-        return acquired + timedelta(seconds=mean_activity_s(duration_ms / 1000.0, half_life) - since_reference_ms / 1000.0)
+        return acquired + timedelta(seconds=mean_s - since_s)
     except OverflowError:
         raise InputError(f"FrameReferenceTime is {since_reference_ms:g} ms; give --reference-datetime") from None
 
@@ -506,9 +515,10 @@ def _injection(
             warnings.append("RadiopharmaceuticalStartTime and StartDateTime disagree: StartDateTime is taken")
         if abs((reference - moment).total_seconds()) > max(limit_s, 86400.0):
             if reference.date() != NO_DATE:
+                days = abs((reference.date() - moment.date()).days)
                 warnings.append(
-                    f"RadiopharmaceuticalStartDateTime is dated {abs((reference.date() - moment.date()).days)} days away from the scan (shifted "
-                    "by a de-identification?): its time of day is taken with the scan's date"
+                    f"RadiopharmaceuticalStartDateTime is dated {days} days away from the scan (shifted by a de-identification?): "
+                    "its time of day is taken with the scan's date"
                 )
             moment = moment.time()
     elif clock:

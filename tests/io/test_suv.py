@@ -279,6 +279,26 @@ def test_the_mean_of_a_frame_is_where_its_activity_equals_the_mean():
     assert mean_activity_s(duration, half_life) == pytest.approx(low, abs=1e-4)
 
 
+def test_a_frame_time_that_counts_to_the_start_is_known_by_the_decay_factor():
+    # GE's numbers of acrin042: beds of 300 s, FrameReferenceTime 0 and 303 s, DecayFactor of the mean activity
+    def bed(since_ms, decay_factor):
+        return pet_header(
+            SeriesTime="113000", FrameReferenceTime=since_ms, ActualFrameDuration="300000", DecayFactor=decay_factor
+        )  # fmt: skip
+
+    assert factor(bed("303000", "1.04877"), bed("0", "1.01587")) == pytest.approx(expected(60))
+    assert "start of the frame" in warned(bed("0", "1.01587"))
+    # without the proof, and with Siemens's numbers, it is the mean
+    late = expected(60 + mean_activity_s(300, 6586.2) / 60)
+    assert factor(bed("303000", None), bed("0", None)) == pytest.approx(late)
+    assert factor(bed("149605.344", "1.01587")) == pytest.approx(expected(60), rel=1e-5)
+
+
+def test_a_series_time_that_is_later_by_a_lost_fraction_counts():
+    assert suv_facts([pet_header(SeriesTime="100000.9")]).reference_source == "SeriesTime"
+    assert suv_facts([pet_header(SeriesTime="100001.1")]).reference_source == "AcquisitionTime and FrameReferenceTime"
+
+
 def test_no_reference_is_refused():
     for missing in ("FrameReferenceTime", "ActualFrameDuration"):
         assert "--reference-datetime" in refused(pet_header(SeriesTime="113000", **{missing: None}))

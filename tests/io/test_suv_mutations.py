@@ -10,6 +10,7 @@ import re
 import struct
 from collections import Counter
 from datetime import date, datetime
+from fractions import Fraction
 
 import pydicom
 import pytest
@@ -143,15 +144,15 @@ def decimal(fields: dict, name: str) -> float | None:
     return float(words)
 
 
-def clock_s(words: str) -> float:
-    """Seconds since midnight."""
+def clock_s(words: str) -> Fraction:
+    """Seconds since midnight, exactly: a float would lose microseconds beside two thousand years."""
     found = re.fullmatch(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(\.\d{0,6})?)?)?", words)
     if not found:
         raise Refused(words)
     h, m, s = (int(v or 0) for v in found.groups()[:3])
     if h > 23 or m > 59 or s > 60:
         raise Refused(words)
-    return h * 3600 + m * 60 + min(s, 59) + float("0" + (found[4] if found[4] and found[4] != "." else ".0"))
+    return h * 3600 + m * 60 + min(s, 59) + Fraction("0" + (found[4] if found[4] and found[4] != "." else ".0"))
 
 
 def day_number(words: str) -> int:
@@ -270,7 +271,7 @@ def dose_factor(slices: list[dict], decay: str, given: dict) -> float:
             injection_s(f, first, half_life, needed=False)
         return weight * 1000 / dose
     reference = reference_s(slices, starts, first, half_life)
-    return weight * 1000 / (dose * math.exp(-math.log(2) * (reference - injection_s(f, reference, half_life)) / half_life))
+    return weight * 1000 / (dose * math.exp(-math.log(2) * float(reference - injection_s(f, reference, half_life)) / half_life))
 
 
 def reference_s(slices: list[dict], starts: list, first: float | None, half_life: float) -> float:
@@ -286,7 +287,7 @@ def reference_s(slices: list[dict], starts: list, first: float | None, half_life
         raise Refused("no acquisition")
     if words := one(f, "series_time"):
         series = nearest(first_day(f, "series_date", "acquisition_date") * 86400 + clock_s(words), first)
-        if series <= first:
+        if series <= first + 1:
             return series
     frames = [(s, decimal(x, "frame_time"), decimal(x, "duration")) for s, x in zip(starts, slices) if s is not None]
     if any(v is None for frame in frames for v in frame):
@@ -295,7 +296,7 @@ def reference_s(slices: list[dict], starts: list, first: float | None, half_life
     if duration <= 0 or abs(since) > 1e12:
         raise Refused("frame")
     x = math.log(2) / half_life * duration / 1000
-    return start - since / 1000 + math.log(x / (1 - math.exp(-x))) * half_life / math.log(2)
+    return start + Fraction(math.log(x / (1 - math.exp(-x))) * half_life / math.log(2) - since / 1000)
 
 
 def injection_s(f: dict, reference: float, half_life: float, needed=True) -> float | None:
