@@ -26,7 +26,7 @@ ALLOWED = {  # part of l2s -> the other parts that it may import
     "quantize": BASE | {"weights", "int8", "pipeline", "io", "measure"},
     "sockets": {"errors", "io"},
     "challenge": BASE | {*STAGES, "sockets", "weights", "int8", "pipeline", "__init__"},
-    "commands": BASE | {*STAGES, "weights", "quantize", "pipeline"},
+    "commands": BASE | {*STAGES, "weights", "quantize", "pipeline", "__init__"},
     "cli": {"errors", "commands", "__init__"},
 }
 TORCH = {"engine", "ensemble", "weights", "int8", "quantize", "pipeline", "challenge", "localize", "segment"}

@@ -354,11 +354,16 @@ def _slice(path: Path) -> np.ndarray:
     import warnings
 
     import pydicom
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(path, force=True)
+            if "TransferSyntaxUID" not in dataset.file_meta:  # a file without preamble: pydicom saw how it is written
+                implicit, little = dataset.original_encoding
+                plain = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+                dataset.file_meta.TransferSyntaxUID = plain
             if int(number(dataset, "SamplesPerPixel") or 1) != 1 or text(dataset, "PhotometricInterpretation") != "MONOCHROME2":
                 raise InputError(
                     f"{path}: voxels are {text(dataset, 'PhotometricInterpretation')}; MONOCHROME2 is read: this is a picture of the image"

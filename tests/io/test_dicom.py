@@ -6,6 +6,7 @@ import random
 import shutil
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -95,9 +96,7 @@ def test_geometry_is_simpleitks(tmp_path, orientation):
     for index in ((0, 0, 0), (3, 2, 1), (13, 9, 11)):
         place = found.grid.mm_to_index_zyx(itk.TransformIndexToPhysicalPoint(index))
         np.testing.assert_allclose(found.pet_suv[tuple(np.rint(place).astype(int))], itk[index] * FACTOR, rtol=1e-6)
-    assert [p.name for p in found.files] == [
-        os.path.basename(p) for p in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path))
-    ]
+    assert [p.name for p in found.files] == [Path(p).name for p in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path))]
 
 
 def test_orientation_phantom(data, tmp_path):
@@ -112,7 +111,7 @@ def test_orientation_phantom(data, tmp_path):
 
 
 def test_bed_joints_are_accepted_and_larger_ones_resampled(tmp_path):
-    volume = np.repeat(np.arange(100, 1300, 100, dtype=np.int16), 140).reshape(12, 10, 14)
+    volume = np.repeat(np.arange(10, 130, 10, dtype=np.int16), 140).reshape(12, 10, 14)
     joints = 3.0 * np.arange(12) + np.where(np.arange(12) > 5, 0.1, 0.0)
     save(tmp_path / "small", pet_series(volume=volume, geometry={"offsets_mm": joints}, Units="GML"))
     found = read_pet(tmp_path / "small")
@@ -124,7 +123,7 @@ def test_bed_joints_are_accepted_and_larger_ones_resampled(tmp_path):
     save(tmp_path / "large", pet_series(volume=volume, geometry={"offsets_mm": joints}, Units="GML"))
     found = read_pet(tmp_path / "large")
     assert any("resampled" in line for line in found.warnings)
-    # value 100 a slice: at a place z the truth is what a line through the neighbours gives
+    # value 10 a slice: at a place z the truth is what a line through the neighbours gives
     wanted = np.interp(np.linspace(0, joints[-1], 12), joints, volume[:, 0, 0])
     np.testing.assert_allclose(found.pet_suv[:, 4, 4], wanted, rtol=1e-6)
     assert found.grid.spacing_mm_zyx[0] == pytest.approx(34 / 11)
@@ -216,7 +215,7 @@ def test_nothing_breaks_with_a_traceback(tmp_path):
         for path in draw.sample(sorted((folder / "a").iterdir()), 6):
             content = bytearray(path.read_bytes())
             for _ in range(draw.randint(1, 8)):
-                content[draw.randrange(132, 1500)] = draw.randrange(256)
+                content[draw.randrange(132, len(content))] = draw.randrange(256)
             path.write_bytes(content)
         try:
             read_dicom(folder)
@@ -279,7 +278,7 @@ def test_a_dicomdir_stands_for_its_folder(tmp_path):
 
     files = FileSet()
     for ds in [*pet_series(), *ct_series()]:
-        ds.StudyTime = ds.StudyID = ds.AccessionNumber = ""
+        ds.StudyTime, ds.StudyID = "100000", "1"
         files.add(ds)
     files.write(tmp_path / "media")
     assert (tmp_path / "media" / "DICOMDIR").is_file()
@@ -443,7 +442,7 @@ def test_named_series_may_be_doubtful_but_not_wrong(tmp_path):
     assert (case.pet.uid, case.ct.uid) == ("1.1", "1.3")
     assert sum("named by the user although" in line for line in case.warnings) == 2
     assert "NAC" in refused(tmp_path, pet_series="1.2")
-    assert "Modality" in refused(tmp_path, pet_series=CT)
+    assert "is not PET Image Storage" in refused(tmp_path, pet_series=CT)
 
 
 def test_a_missing_ct_is_told_and_may_come_from_a_file(tmp_path):

@@ -10,8 +10,8 @@ from l2s.io.headers import as_number, parse_date, parse_datetime, parse_time
 
 @pytest.mark.parametrize(
     ("words", "wanted"),
-    [("09", time(9)), ("0930", time(9, 30)), ("093015", time(9, 30, 15)), ("093015.5", time(9, 30, 15, 500000)), ("09:30:15", time(9, 30, 15)),
-     ("235960", time(23, 59, 59)), ("093015.", time(9, 30, 15))],
+    [("09", time(9)), ("0930", time(9, 30)), ("093015", time(9, 30, 15)), ("093015.5", time(9, 30, 15, 500000)),
+     ("09:30:15", time(9, 30, 15)),     ("235960", time(23, 59, 59)), ("093015.", time(9, 30, 15))],
 )  # fmt: skip
 def test_times(words, wanted):
     assert parse_time(words, "T") == wanted
