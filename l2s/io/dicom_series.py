@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from l2s.errors import InputError
-from l2s.io.headers import MALFORMED, number, numbers, raw, short, text, texts
+from l2s.io.headers import malformed, number, numbers, quiet, raw, short, text, texts
 from l2s.study import Grid, orthonormal
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UNREADABLE = (*MALFORMED, OSError, EOFError, KeyError, AssertionError, RuntimeError, RecursionError, MemoryError, zlib.error)
+BROKEN = (OSError, EOFError, KeyError, AssertionError, RuntimeError, RecursionError, MemoryError, zlib.error)
 KEYWORDS = (
     "SOPClassUID", "SOPInstanceUID", "Modality", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber",
     "SeriesDescription", "ImageType", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "ImagePositionPatient",
@@ -127,18 +127,14 @@ def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
     Raises:
         InputError: it cannot be read.
     """
-    import warnings
-
     import pydicom
 
     try:
-        # pydicom's complaints quote values, and a value may be a name
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             header = pydicom.dcmread(
                 path, stop_before_pixels=True, force=True, specific_tags=list(keywords) if keywords else None
             )
-    except UNREADABLE as error:
+    except (*malformed(), *BROKEN) as error:
         raise InputError(f"unreadable header: {short(error)}") from None
     if not hasattr(header, "file_meta"):
         raise InputError("unreadable header: no DICOM")
@@ -351,14 +347,11 @@ def read_voxels(built: Stack) -> np.ndarray:
 
 def _slice(path: Path) -> np.ndarray:
     """float64 (rows, columns), rescaled."""
-    import warnings
-
     import pydicom
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             dataset = pydicom.dcmread(path, force=True)
             if "TransferSyntaxUID" not in dataset.file_meta:  # a file without preamble: pydicom saw how it is written
                 implicit, little = dataset.original_encoding
@@ -380,7 +373,7 @@ def _slice(path: Path) -> np.ndarray:
             return dataset.pixel_array * slope + (intercept or 0.0)
     except InputError:
         raise
-    except UNREADABLE as error:
+    except (*malformed(), *BROKEN) as error:
         raise InputError(f"{path}: its voxels cannot be read ({short(error)}); copy or export it again") from None
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import struct
+import warnings
+from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -13,12 +16,33 @@ from l2s.errors import InputError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-# what pydicom raises on a value that does not fit its type; it has no error class of its own for this
+# what pydicom raises on a value that does not fit its type, beside the two classes of its own
 MALFORMED = (ValueError, TypeError, OverflowError, NotImplementedError, AttributeError, struct.error)
 TIME = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(\.\d{0,6})?)?)?")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 DATE = re.compile(r"(\d{4})[.-]?(\d\d)[.-]?(\d\d)")
 ZONE = re.compile(r"([+-])(\d\d)(\d\d)$")
+
+
+def malformed() -> tuple[type[Exception], ...]:
+    """What reading an element may raise."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (*MALFORMED, BytesLengthException, InvalidDicomError)
+
+
+@contextmanager
+def quiet():
+    """Without pydicom's warnings: they quote values, and a value may be a name. It warns and logs the same line."""
+    logger = logging.getLogger("pydicom")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
 
 
 def raw(header: Dataset, keyword: str):
@@ -28,8 +52,9 @@ def raw(header: Dataset, keyword: str):
         InputError: the value cannot be decoded.
     """
     try:
-        value = header.get(keyword)
-    except MALFORMED as error:
+        with quiet():
+            value = header.get(keyword)
+    except malformed() as error:
         raise InputError(f"{keyword} in the header cannot be read ({short(error)}); export the series again") from None
     return None if value is None or (hasattr(value, "__len__") and len(value) == 0) else value
 
@@ -103,10 +128,11 @@ def numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | No
 def private(header: Dataset, group: int, creator: str, element: int):
     """A private element, found by its creator: the block that a creator gets differs from file to file. None where absent."""
     try:
-        value = header.private_block(group, creator)[element].value
+        with quiet():
+            value = header.private_block(group, creator)[element].value
     except KeyError:
         return None
-    except MALFORMED as error:
+    except malformed() as error:
         raise InputError(
             f"the private element ({group:04x},xx{element:02x}) of {creator} cannot be read ({short(error)})"
         ) from None
