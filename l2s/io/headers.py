@@ -1,4 +1,4 @@
-"""Values of DICOM headers, read so that a malformed one is a line for the user and never a traceback. Needs no pydicom itself."""
+"""Values of DICOM headers, read so that a malformed one is a line for the user and never a traceback."""
 
 from __future__ import annotations
 

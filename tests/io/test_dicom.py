@@ -13,7 +13,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_samples import ct_series, header, pet_series, pet_volume, save, series, study
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from l2s.errors import InputError
 from l2s.io import dicom_files
@@ -57,7 +57,7 @@ def test_a_study(tmp_path):
 
 
 def test_every_slice_has_its_own_slope(tmp_path):
-    slopes = [str(0.5 + 0.1 * k) for k in range(12)]
+    slopes = [f"{0.5 + 0.1 * k:.1f}" for k in range(12)]
     save(tmp_path, pet_series(geometry={"slopes": slopes}, RescaleIntercept="-3"))
     found = read_pet(tmp_path)
     np.testing.assert_allclose(
@@ -286,7 +286,11 @@ def test_a_dicomdir_stands_for_its_folder(tmp_path):
         np.testing.assert_allclose(read_dicom(place).study.pet_suv, pet_volume() * FACTOR, rtol=1e-6)
 
 
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian], ids=["implicit", "big endian"])
+@pytest.mark.parametrize(
+    "syntax",
+    [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian],
+    ids=["implicit", "big endian", "deflated"],
+)
 def test_plain_transfer_syntaxes(tmp_path, syntax):
     private = [("SIEMENS MED PT", 0x22, "DT", "20240531095000")]
     for k, ds in enumerate(pet_series(private=private)):
