@@ -23,6 +23,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--no-surface", action="store_true", help="leave out Hausdorff and surface distances (large masks: faster)"
     )
+    evaluate.add_argument("--roi", metavar="NAME", help="the truth is a DICOM RTSTRUCT; take its region of this name")
     evaluate.set_defaults(run=run_evaluate)
 
 
@@ -38,9 +39,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     for path in outputs:  # before the work, not after it
         path.resolve().parent.mkdir(parents=True, exist_ok=True)
     scores, surfaces = [], []
-    for case, truth_path, prediction_path in tqdm(pair(arguments.truth, arguments.prediction), disable=None, leave=False):
-        truth, grid = read_mask(truth_path)
+    for case, truth_path, prediction_path in tqdm(pairs_of(arguments), disable=None, leave=False):
         prediction, other = read_mask(prediction_path)
+        truth, grid = read_region(truth_path, other, arguments.roi) if arguments.roi else read_mask(truth_path)
         if not grid.matches(other):
             raise InputError(
                 f"{prediction_path}: its grid ({geometry(other)}) is not that of {truth_path} ({geometry(grid)}); "
@@ -59,6 +60,25 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if arguments.csv:
         table.write_text(arguments.csv, table.as_csv(rows))
     print(table.as_text(rows, summary))
+
+
+def pairs_of(arguments: argparse.Namespace) -> list[tuple[str, Path, Path]]:
+    """pair(), or the one RTSTRUCT and the one mask that go with --roi."""
+    if not arguments.roi:
+        return pair(arguments.truth, arguments.prediction)
+    from l2s.io.images import stem
+
+    for path in (arguments.truth, arguments.prediction):
+        if not path.is_file():
+            raise InputError(f"{path} is no file: --roi takes one RTSTRUCT file and one predicted mask")
+    return [(stem(arguments.prediction), arguments.truth, arguments.prediction)]
+
+
+def read_region(path: Path, grid, roi: str):
+    """(bool mask (z, y, x) in LPS, grid) of an RTSTRUCT's region on the prediction's grid."""
+    from l2s.io.rtstruct import read_rtstruct
+
+    return read_rtstruct(path, grid, roi), grid
 
 
 def pair(truth: Path, prediction: Path) -> list[tuple[str, Path, Path]]:

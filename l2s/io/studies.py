@@ -35,20 +35,12 @@ def read_study(pet_path: Path, ct_path: Path, name: str) -> tuple[Study, list[st
     with ThreadPoolExecutor(2) as pool:  # unpacking leaves Python's lock free
         reads = [pool.submit(read_image, path) for path in (pet_path, ct_path)]
     pet, grid, stored, warnings = reads[0].result()
-    _check_pet(pet, Path(pet_path).name)
+    check_pet(pet, Path(pet_path).name)
     ct, ct_grid, _, ct_warnings = reads[1].result()
-    warnings = warnings + ct_warnings + _check_ct(ct, Path(ct_path).name)
-    if not ct_grid.matches(grid):
-        inside = grid.overlap_fraction(ct_grid)
-        if inside == 0:
-            raise InputError(
-                f"{Path(pet_path).name} and {Path(ct_path).name} do not overlap in space (PET from {_corner(grid)} mm, CT from "
-                f"{_corner(ct_grid)} mm); give both of one study in one frame of reference"
-            )
-        log.info("CT is not on the PET grid: resampled, linear")
-        if inside < 0.5:
-            warnings.append(f"the CT covers {inside:.0%} of the PET's field of view; elsewhere it is taken as air")
-        ct = resample_ct(ct, ct_grid, grid)
+    warnings = warnings + ct_warnings
+    warnings += check_ct(ct, Path(ct_path).name)
+    ct, lines = ct_on_grid(ct, ct_grid, grid, Path(pet_path).name, Path(ct_path).name)
+    warnings += lines
     return Study(pet, ct, grid, stored, name), warnings
 
 
@@ -60,7 +52,7 @@ def read_pet(pet_path: Path, name: str) -> tuple[Study, list[str]]:
     """
     _check_limits(Path(pet_path).name, read_grid(pet_path))
     pet, grid, stored, warnings = read_image(pet_path)
-    _check_pet(pet, Path(pet_path).name)
+    check_pet(pet, Path(pet_path).name)
     return Study(pet, np.broadcast_to(np.float32(np.nan), pet.shape), grid, stored, name), warnings
 
 
@@ -78,7 +70,7 @@ def _corner(grid: Grid) -> str:
     return "(" + ", ".join(f"{v:.0f}" for v in grid.origin_mm_xyz) + ")"
 
 
-def _check_pet(pet: np.ndarray, name: str) -> None:
+def check_pet(pet: np.ndarray, name: str) -> None:
     """Raises InputError where the values cannot be SUV."""
     low, high = float(pet.min()), float(pet.max())
     if low < MIN_SUV:
@@ -94,16 +86,37 @@ def _check_pet(pet: np.ndarray, name: str) -> None:
         raise InputError(f"{name}: no voxel above 0 (largest {high:g}): an empty PET; export it again")
 
 
-def _check_ct(ct: np.ndarray, name: str) -> list[str]:
-    """Warnings; raises InputError where the values cannot be HU."""
-    if ct.min() >= 0 or ct.max() > MAX_HU:
+def check_ct(ct_hu: np.ndarray, name: str) -> list[str]:
+    """Warnings about a CT; raises InputError where the values cannot be Hounsfield units."""
+    if ct_hu.min() >= 0 or ct_hu.max() > MAX_HU:
         raise InputError(
-            f"{name}: values from {ct.min():g} to {ct.max():g}; Hounsfield units go below 0 and not above {MAX_HU:g}: "
+            f"{name}: values from {ct_hu.min():g} to {ct_hu.max():g}; Hounsfield units go below 0 and not above {MAX_HU:g}: "
             "give the CT in HU"
         )
-    if ct.min() > HU_AIR:
-        return [f"{name}: no voxel below {HU_AIR:g}, the smallest is {ct.min():g}: are these Hounsfield units?"]
+    if ct_hu.min() > HU_AIR:
+        return [f"{name}: no voxel below {HU_AIR:g}, the smallest is {ct_hu.min():g}: are these Hounsfield units?"]
     return []
+
+
+def ct_on_grid(ct_hu: np.ndarray, ct_grid: Grid, grid: Grid, pet_name: str, ct_name: str) -> tuple[np.ndarray, list[str]]:
+    """(the CT on the PET's grid, warnings): as it is where it lies on it, else resampled (linear, -1024 HU outside).
+
+    Raises:
+        InputError: the two do not overlap in space.
+    """
+    if ct_grid.matches(grid):
+        return ct_hu, []
+    inside = grid.overlap_fraction(ct_grid)
+    if inside == 0:
+        raise InputError(
+            f"{pet_name} and {ct_name} do not overlap in space (PET from {_corner(grid)} mm, CT from "
+            f"{_corner(ct_grid)} mm); give both of one study in one frame of reference"
+        )
+    log.info("CT is not on the PET grid: resampled, linear")
+    warnings = []
+    if inside < 0.5:
+        warnings.append(f"the CT covers {inside:.0%} of the PET's field of view; elsewhere it is taken as air")
+    return resample_ct(ct_hu, ct_grid, grid), warnings
 
 
 def check_study(study: Study) -> list[str]:
@@ -116,8 +129,8 @@ def check_study(study: Study) -> list[str]:
     for what, array in (("PET", study.pet_suv), ("CT", study.ct_hu)):
         if not np.isfinite(array).all():
             raise InputError(f"{study.name}: the {what} holds NaN or infinite voxels; none may be")
-    _check_pet(study.pet_suv, f"{study.name}'s PET")
-    return _check_ct(study.ct_hu, f"{study.name}'s CT")
+    check_pet(study.pet_suv, f"{study.name}'s PET")
+    return check_ct(study.ct_hu, f"{study.name}'s CT")
 
 
 def resample_ct(ct_hu: np.ndarray, source: Grid, target: Grid) -> np.ndarray:

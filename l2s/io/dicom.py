@@ -1,0 +1,309 @@
+"""A scanner's DICOM folder -> the Study that the networks see, with what the writers of DICOM results need beside it.
+
+    files -> table of series -> PET and CT -> SUV factor from headers -> voxels -> Study
+
+dicom_files.py finds, dicom_series.py sorts, dicom_choice.py chooses, suv.py computes; this module joins them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import weakref
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from l2s.errors import InputError
+from l2s.io import dicom_files
+from l2s.io.dicom_choice import Choice, choose, lps_grid
+from l2s.io.dicom_series import Series, Stack, Table, read_header, read_table, read_voxels
+from l2s.io.headers import text
+from l2s.io.studies import MAX_SUV, check_ct, ct_on_grid
+from l2s.io.suv import AS_IN_THE_HEADER, Overrides, SuvFacts, suv_facts
+from l2s.study import Grid, Study, to_lps
+
+log = logging.getLogger(__name__)
+
+AIR_HU = -1024.0
+
+
+@dataclass(frozen=True)
+class DicomPet:
+    """A PET series as SUV.
+
+    Attributes:
+        pet_suv: float32 (z, y, x) in LPS, SUVbw.
+        grid: its LPS grid. stored: the series' own, whose first axis runs along the slices.
+        files: the slices' files; files[k] is slice k of the stored grid.
+        series: the row of the table that it came from.
+        suv: how the values became SUV.
+        reasons: why each other series was not taken, by its SeriesInstanceUID.
+        warnings: one line each.
+    """
+
+    pet_suv: np.ndarray
+    grid: Grid
+    stored: Grid
+    files: tuple[Path, ...]
+    series: Series
+    suv: SuvFacts
+    reasons: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DicomCase:
+    """One PET/CT study from DICOM.
+
+    Attributes:
+        study: PET in SUVbw and CT on the PET's grid; study.stored is the PET series' own grid.
+        ct_hu: float32 (z, y, x) in LPS, the CT as it was scanned; -1024 HU at least.
+        ct_grid: its LPS grid. ct_stored: its own.
+        pet_files: the PET's slices; pet_files[k] is slice k along the first axis of study.stored. What DICOM results refer to.
+            Those of a zip live as long as this object does.
+        pet, ct: rows of the table of series; ct is None where the CT came from an image file.
+        suv: how the values became SUV, with the patient facts that this took.
+        reasons: why each other series was not taken, by its SeriesInstanceUID.
+        warnings: one line each. None of them holds a name, an ID, a UID or a date.
+    """
+
+    study: Study
+    ct_hu: np.ndarray
+    ct_grid: Grid
+    ct_stored: Grid
+    pet_files: tuple[Path, ...]
+    pet: Series
+    ct: Series | None
+    suv: SuvFacts
+    reasons: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What read_dicom would do, without reading a voxel.
+
+    Attributes:
+        table, choice: all series and the verdicts.
+        suv: None where there is no PET or its SUV cannot be computed.
+        problem: the line that read_dicom would raise; None where the study can be read.
+        others: files that are not DICOM.
+        warnings: one line each.
+    """
+
+    table: Table
+    choice: Choice
+    suv: SuvFacts | None
+    problem: str | None
+    others: int
+    warnings: tuple[str, ...]
+
+
+def read_dicom(
+    path: Path,
+    pet_series: str | None = None,
+    ct_series: str | None = None,
+    overrides: Overrides = AS_IN_THE_HEADER,
+    ct: Path | None = None,
+    name: str | None = None,
+) -> DicomCase:
+    """The PET/CT study in a folder, a zip or a DICOMDIR's tree.
+
+    Args:
+        path: folder (searched to its depths), zip, DICOMDIR or any DICOM file of the folder.
+        pet_series, ct_series: SeriesInstanceUIDs to take instead of the ones that are chosen by themselves.
+        overrides: weight, dose, times ... that the header has wrong or not at all.
+        ct: an image file (.mha, .nii, .nii.gz) to take as CT instead of a series.
+        name: of the case; default: a pseudonym made of the PET's SeriesInstanceUID.
+
+    Raises:
+        InputError: no PET or no CT can be used, or SUV cannot be computed; the line says why.
+    """
+    if ct is not None and ct_series is not None:
+        raise InputError(f"both a CT file ({ct}) and --ct-series were given; one of the two")
+    found = dicom_files.find_dicom(path)
+    try:
+        table = read_table(found.files, Path(path) if found.unpacked is None else found.unpacked)
+        choice = choose(table, pet_series, ct_series)
+        pet = _pet(table, choice, overrides)
+        if ct is not None:
+            from l2s.io.images import read_image
+
+            ct_hu, ct_grid, ct_stored, lines = read_image(ct)
+        else:
+            if choice.ct is None:
+                raise InputError(f"{path}: {choice.ct_problem}")
+            ct_stored = choice.ct_stack.grid
+            ct_hu, ct_grid = _ct(choice.ct_stack)
+            lines = _irregular(choice.ct_stack, "CT")
+        lines = [*lines, *check_ct(ct_hu, "the CT")]
+        resampled, more = ct_on_grid(ct_hu, ct_grid, pet.grid, "the PET", "the CT")
+        study = Study(pet.pet_suv, resampled, pet.grid, pet.stored, name or pseudonym(pet.series.uid))
+        case = DicomCase(
+            study=study,
+            ct_hu=ct_hu,
+            ct_grid=ct_grid,
+            ct_stored=ct_stored,
+            pet_files=pet.files,
+            pet=pet.series,
+            ct=choice.ct if ct is None else None,
+            suv=pet.suv,
+            reasons=choice.reasons,
+            warnings=tuple(dict.fromkeys([*pet.warnings, *lines, *more])),
+        )
+    except BaseException:
+        if found.unpacked:
+            shutil.rmtree(found.unpacked, ignore_errors=True)
+        raise
+    if found.unpacked:
+        weakref.finalize(case, shutil.rmtree, found.unpacked, ignore_errors=True)
+    return case
+
+
+def read_pet(path: Path, pet_series: str | None = None, overrides: Overrides = AS_IN_THE_HEADER) -> DicomPet:
+    """The PET alone, where there is no CT. The files of a zip are gone when this returns.
+
+    Raises:
+        InputError: see read_dicom.
+    """
+    found = dicom_files.find_dicom(path)
+    try:
+        table = read_table(found.files, Path(path) if found.unpacked is None else found.unpacked)
+        return _pet(table, choose(table, pet_series), overrides)
+    finally:
+        if found.unpacked:
+            shutil.rmtree(found.unpacked, ignore_errors=True)
+
+
+def inspect_dicom(
+    path: Path, pet_series: str | None = None, ct_series: str | None = None, overrides: Overrides = AS_IN_THE_HEADER
+) -> Inspection:
+    """All series, what would be taken and why the others not; reads headers alone.
+
+    Raises:
+        InputError: there is no DICOM, or a named series is not in it.
+    """
+    found = dicom_files.find_dicom(path)
+    try:
+        table = read_table(found.files, Path(path) if found.unpacked is None else found.unpacked)
+        choice = choose(table, pet_series, ct_series)
+        facts, problem = None, choice.pet_problem or choice.ct_problem
+        warnings = [*table.warnings, *choice.warnings]
+        if choice.pet:
+            try:
+                facts = suv_facts(pet_headers(choice.pet_stack), overrides)
+                warnings += facts.warnings
+            except InputError as error:
+                problem = f"SUV cannot be computed: {error}"
+            warnings += _irregular(choice.pet_stack, "PET")
+        if choice.ct:
+            warnings += _irregular(choice.ct_stack, "CT")
+        return Inspection(table, choice, facts, problem, found.others, tuple(dict.fromkeys(warnings)))
+    finally:
+        if found.unpacked:
+            shutil.rmtree(found.unpacked, ignore_errors=True)
+
+
+def pet_headers(built: Stack) -> list:
+    """The headers of all slices, private elements included."""
+    return [read_header(instance.path) for instance in built.instances]
+
+
+def pseudonym(uid: str) -> str:
+    """A name for a case that leads back to no patient: twelve digits of its UID's SHA-256."""
+    return f"case-{short_hash(uid)}"
+
+
+def short_hash(uid: str) -> str:
+    return hashlib.sha256(uid.encode()).hexdigest()[:12]
+
+
+def _pet(table: Table, choice: Choice, overrides: Overrides) -> DicomPet:
+    """The chosen PET as SUV."""
+    if choice.pet is None:
+        raise InputError(choice.pet_problem)
+    built = choice.pet_stack
+    headers = pet_headers(built)
+    facts = suv_facts(headers, overrides)
+    values = read_voxels(built)
+    values *= np.float32(facts.factor)
+    high = float(values.max())
+    if high > MAX_SUV or high <= 0:
+        raise InputError(
+            f"the largest SUV would be {high:g} (limits: above 0, up to {MAX_SUV:g}): weight ({facts.weight_kg} kg), dose "
+            f"({facts.dose_bq} Bq) or times in the header are wrong; give the true ones (--weight-kg, --dose-bq, --injection-datetime)"
+        )
+    view, grid = to_lps(values, built.grid)
+    lossy = any(text(header, "LossyImageCompression") == "01" for header in headers)
+    warnings = [*table.warnings, *choice.warnings, *facts.warnings, *_irregular(built, "PET")]
+    if lossy:
+        warnings.append("the PET was compressed with loss: its SUV are not the scanner's")
+    return DicomPet(
+        pet_suv=np.ascontiguousarray(view),
+        grid=grid,
+        stored=built.grid,
+        files=tuple(instance.path for instance in built.instances),
+        series=choice.pet,
+        suv=facts,
+        reasons=choice.reasons,
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def _ct(built: Stack) -> tuple[np.ndarray, Grid]:
+    """The CT in HU, LPS."""
+    values = read_voxels(built)
+    # scanners mark what lies outside the round field of view by -2000 or -3024, which would bleed into the skin when resampled
+    np.maximum(values, AIR_HU, out=values)
+    view, _ = to_lps(values, built.grid)
+    return np.ascontiguousarray(view), lps_grid(built)
+
+
+def _irregular(built: Stack, what: str) -> list[str]:
+    if built.regular:
+        return []
+    return [
+        f"the {what}'s slices lie up to {built.worst:.2f} slice distances off a regular grid: resampled along the slices "
+        f"to {built.grid.spacing_mm_zyx[0]:.4g} mm"
+    ]
+
+
+def record(case: DicomCase | DicomPet) -> dict:
+    """JSON-able facts of a reading, for the records of a run.
+
+    UIDs are hashed, dates, file names and descriptions left out: a record travels with the results, and any of them leads back to a
+    patient. Times of day stay: without them the SUV factor cannot be checked.
+    """
+    if isinstance(case, DicomPet):
+        pet, ct = _series_record(case.series, case.stored), None
+    else:
+        pet = _series_record(case.pet, case.study.stored)
+        ct = _series_record(case.ct, case.ct_stored) if case.ct else {"source": "an image file"}
+    others = [{"series_hash": short_hash(uid), "reason": reason} for uid, reason in case.reasons.items()]
+    return {"pet": pet, "ct": ct, "suv": _suv_record(case.suv), "not_taken": others, "warnings": list(case.warnings)}
+
+
+def _suv_record(suv: SuvFacts) -> dict:
+    facts = asdict(suv)
+    for key in ("injection", "reference"):
+        moment: datetime | None = facts.pop(key)
+        facts[f"{key}_time"] = moment.time().isoformat() if moment else None
+    facts.pop("warnings")
+    return facts
+
+
+def _series_record(series: Series, grid: Grid) -> dict:
+    return {
+        "series_hash": short_hash(series.uid),
+        "series_number": series.number,
+        "slices": len(series.instances),
+        "size_xyz": list(grid.size_xyz),
+        "spacing_mm_xyz": list(grid.spacing_mm_xyz),
+        "origin_mm_xyz": list(grid.origin_mm_xyz),
+        "direction": list(grid.direction9),
+        "image_type": "/".join(series.image_type),
+    }

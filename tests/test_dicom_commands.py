@@ -1,0 +1,169 @@
+"""`l2s inspect`, `l2s convert` and `l2s evaluate --roi` as a user meets them."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from l2s import cli
+from l2s.commands.dicom_options import moment_of
+from l2s.errors import InputError
+from l2s.io.images import read_image
+
+sys.path.insert(0, str(Path(__file__).parent / "io"))
+from dicom_samples import ct_series, pet_series, pet_volume, save, study  # noqa: E402
+
+FACTOR = 80000 / (4e8 * 2 ** (-3600 / 6586.2))
+
+
+def done(capsys, *argv) -> str:
+    assert cli.main([str(a) for a in argv]) == 0
+    return capsys.readouterr().out
+
+
+def failed(capsys, *argv) -> str:
+    assert cli.main([str(a) for a in argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_inspect(tmp_path, capsys):
+    study(tmp_path)
+    save(
+        tmp_path / "c",
+        ct_series(SeriesInstanceUID="1.1", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SeriesDescription="a\x1b[2Jb"),
+    )
+    out = done(capsys, "inspect", tmp_path)
+    assert "taken as PET" in out
+    assert "not taken: a scout" in out
+    assert f"{FACTOR:.9g}" in out
+    assert "uptake time 60 min" in out
+    assert "400.00 MBq" in out
+    assert out.rstrip().endswith("can be read")
+    assert "\x1b" not in out
+    assert "SECRET" not in out
+    content = json.loads(done(capsys, "inspect", tmp_path, "--json", "--weight-kg", "100"))
+    assert content["usable"]
+    assert content["suv"]["factor"] == pytest.approx(FACTOR * 100 / 80)
+    assert content["suv"]["overrides"] == ["weight_kg"]
+    assert [s["chosen_as"] for s in content["series"]] == [None, "CT", "PET"]
+
+
+def test_inspect_says_why_a_case_is_refused(tmp_path, capsys):
+    save(tmp_path / "p", pet_series(PatientWeight="0"))
+    out = done(capsys, "inspect", tmp_path)
+    assert "CANNOT be read: SUV cannot be computed: PatientWeight is 0; give the patient's by --weight-kg" in out
+    out = done(capsys, "inspect", tmp_path, "--weight-kg", "70")
+    assert "CANNOT be read: there is no CT" in out
+    assert not json.loads(done(capsys, "inspect", tmp_path, "--json"))["usable"]
+    assert "no such file" in failed(capsys, "inspect", tmp_path / "nowhere")
+
+
+def test_convert_to_autopets_layout(tmp_path, capsys):
+    study(tmp_path / "in")
+    out = done(
+        capsys, "convert", tmp_path / "in", tmp_path / "out" / "deep", "--sul", "--suv-bsa", "--injection-time", "09:10:00"
+    )
+    assert "SUV factor" in out
+    folder = tmp_path / "out" / "deep"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "CT.nii.gz", "CTres.nii.gz", "SUL.nii.gz", "SUV.nii.gz", "SUVbsa.nii.gz", "conversion.json"
+    ]  # fmt: skip
+    factor = 80000 / (4e8 * 2 ** (-3000 / 6586.2))
+    suv, grid, _, _ = read_image(folder / "SUV.nii.gz")
+    np.testing.assert_allclose(suv, pet_volume() * factor, rtol=1e-6)
+    assert grid.origin_mm_xyz == pytest.approx((-30.0, -20.0, 100.0))
+    ct, on, _, _ = read_image(folder / "CTres.nii.gz")
+    assert on.matches(grid)
+    whole, own, _, _ = read_image(folder / "CT.nii.gz")
+    assert (whole.shape, own.spacing_mm_zyx) == ((14, 24, 30), pytest.approx((3.0, 2.0, 2.5)))
+    content = json.loads((folder / "conversion.json").read_text())
+    assert content["suv"]["factor"] == pytest.approx(factor)
+    assert content["suv"]["overrides"] == ["injection"]
+    assert content["suv"]["injection_time"] == "09:10:00"
+    sul, _, _, _ = read_image(folder / "SUL.nii.gz")
+    lean = 9270 * 80 / (6680 + 216 * 80 / 1.75**2)
+    np.testing.assert_allclose(sul, suv * lean / 80, rtol=1e-5)
+    text = (folder / "conversion.json").read_text()
+    assert not any(word in text for word in ("SECRET", "1.2.3.4.5", "2024", str(tmp_path)))
+
+
+def test_convert_to_grand_challenges_layout(tmp_path, capsys):
+    study(tmp_path / "in")
+    done(capsys, "convert", tmp_path / "in", tmp_path / "out", "--layout", "grand-challenge", "--name", "p1")
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()) == [
+        "conversion.json", "images/ct/p1.mha", "images/pet/p1.mha"
+    ]  # fmt: skip
+    pet, ct = (sitk.ReadImage(str(tmp_path / "out" / "images" / k / "p1.mha")) for k in ("pet", "ct"))
+    assert (pet.GetSize(), pet.GetSpacing(), pet.GetOrigin()) == ((14, 10, 12), (5.0, 4.0, 3.0), (-30.0, -20.0, 100.0))
+    assert pet.GetSize() == ct.GetSize()
+    assert (pet.GetPixelIDValue(), ct.GetPixelIDValue()) == (sitk.sitkFloat32, sitk.sitkFloat32)
+
+
+def test_convert_keeps_what_was_there_when_it_fails(tmp_path, capsys, monkeypatch):
+    study(tmp_path / "in")
+    done(capsys, "convert", tmp_path / "in", tmp_path / "out")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    from l2s.io import images
+
+    real = images.write_image
+
+    def full(path, array, stored):
+        if path.name == "CT.nii.gz":
+            raise OSError(28, "No space left on device")
+        real(path, array, stored)
+
+    monkeypatch.setattr(images, "write_image", full)
+    assert "No space left" in failed(capsys, "convert", tmp_path / "in", tmp_path / "out", "--weight-kg", "90")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    failed(capsys, "convert", tmp_path / "in", tmp_path / "fresh")
+    assert not (tmp_path / "fresh").exists()
+
+
+def test_convert_of_a_pet_alone(tmp_path, capsys):
+    save(tmp_path / "in", pet_series())
+    assert "there is no CT" in failed(capsys, "convert", tmp_path / "in", tmp_path / "out")
+    done(capsys, "convert", tmp_path / "in", tmp_path / "out", "--pet-only")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["SUV.nii.gz", "conversion.json"]
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["ct"] is None
+
+
+def test_bad_flags(tmp_path, capsys):
+    study(tmp_path / "in")
+    (tmp_path / "file").touch()
+    assert "is a file" in failed(capsys, "convert", tmp_path / "in", tmp_path / "file")
+    assert "no time" in failed(capsys, "convert", tmp_path / "in", tmp_path / "o", "--injection-datetime", "nine")
+    assert "--name" in failed(capsys, "convert", tmp_path / "in", tmp_path / "o", "--name", "a/../b")
+    assert "limits" in failed(capsys, "convert", tmp_path / "in", tmp_path / "o", "--weight-kg", "-3")
+    assert "no such series" in failed(capsys, "convert", tmp_path / "in", tmp_path / "o", "--ct-series", "1.9")
+    assert not (tmp_path / "o").exists()
+
+
+def test_moments():
+    assert moment_of("20240531091500", "f") == moment_of("2024-05-31T09:15:00", "f") == moment_of("2024-05-31 09:15", "f")
+    assert moment_of("091500.5", "f") == moment_of("09:15:00.5", "f")
+    assert moment_of(None, "f") is None
+    for words in ("2024", "20240531", "25:00:00", "2024-13-01T09:00:00", "9am", "20241301090000"):
+        with pytest.raises(InputError):
+            moment_of(words, "f")
+
+
+def test_evaluate_against_an_rtstruct(data, tmp_path, capsys):
+    folder = data / "sts001_wholebody"
+    done(capsys, "convert", folder, tmp_path, "--pet-only")
+    suv, _, stored, _ = read_image(tmp_path / "SUV.nii.gz")
+    from l2s.io.images import write_mask
+
+    write_mask(tmp_path / "hot.nii.gz", suv > 2.5, stored)
+    truth = next((folder / "FDG_PET" / "mask").glob("*.dcm"))
+    done(capsys, "evaluate", truth, tmp_path / "hot.nii.gz", "--roi", "GTV_Mass", "--no-surface", "--json", tmp_path / "s.json")
+    case = json.loads((tmp_path / "s.json").read_text())["cases"][0]
+    assert 0 < case["dice"] < 0.5  # most of what is hot in a whole body is no tumour
+    assert "no region is named" in failed(capsys, "evaluate", truth, tmp_path / "hot.nii.gz", "--roi", "x")
+    assert "--roi takes one RTSTRUCT" in failed(capsys, "evaluate", folder, tmp_path, "--roi", "x")
