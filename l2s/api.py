@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
     from l2s.challenge import Record
     from l2s.engine import Plan
-    from l2s.io.inputs import Case
+    from l2s.io.inputs import Case, DicomSource
     from l2s.measure.lesions import Measures
     from l2s.pipeline import Segmentation
     from l2s.study import Study
 
 
 WRITING = 3.0  # times reading: PET, CT and mask are packed and read back
+IRREGULAR_VOXELS = 0.5  # slices that the PET was resampled from, at irregular bed joints, lie up to so far off its planes
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Result:
         measures: the table of its lesions.
         run: how it was made; `record` is its content.
         plan: device, precision and budgets.
+        dicom: the slices that DICOM results refer to; None for images.
     """
 
     study: Study
@@ -42,6 +44,7 @@ class Result:
     measures: Measures
     run: Record
     plan: Plan
+    dicom: DicomSource | None = None
 
     @property
     def mask(self) -> np.ndarray:
@@ -76,9 +79,22 @@ class Result:
         return self.run.content
 
     def save(
-        self, outdir: str | Path, format: str = "nii.gz", save_probability: bool = False, save_cue: bool = False
+        self,
+        outdir: str | Path,
+        format: str = "nii.gz",
+        save_probability: bool = False,
+        save_cue: bool = False,
+        dicom_formats: tuple[str, ...] = (),
+        uid_seed: str | None = None,
     ) -> list[Path]:
         """Writes the result's folder (see l2s/outdir.py); returns its files, the record last.
+
+        Args:
+            outdir: the folder.
+            format: of the mask: 'nii.gz' or 'mha'.
+            save_probability, save_cue: whether to write them too.
+            dicom_formats: of 'seg', 'sr', 'rtstruct'; for DICOM input alone.
+            uid_seed: equal seed, series and mask give equal UIDs; None: new ones.
 
         Raises:
             InputError: the folder cannot be written, or holds something that is not a result of l2s.
@@ -101,10 +117,30 @@ class Result:
                 self.probability if save_probability else None,
                 self.cue if save_cue else None,
             )
+            if dicom_formats:
+                names += self._write_dicom(folder, dicom_formats, uid_seed)
         self.run.content["files"] = names
         self.run.warn(challenge.over_budget(self.plan.budget, self.run))
         self.run.write(folder / folders.RECORD)
         return [folder / name for name in (*names, folders.RECORD)]
+
+    def _write_dicom(self, folder: Path, formats: tuple[str, ...], uid_seed: str | None) -> list[str]:
+        """SEG, SR and RTSTRUCT beside the mask; returns their names."""
+        from l2s import __version__
+        from l2s.errors import InputError
+        from l2s.io import dicom_out, slices
+        from l2s.io.sr_out import figures_of
+
+        if self.dicom is None:
+            raise InputError(f"{', '.join(formats)} need DICOM input, as they refer to its slices; use nii.gz or mha")
+        weights = self.record["weights"]
+        producer = dicom_out.Producer(__version__, parameters=(f"weights={weights['name']}", f"sha256={weights['sha256']}"))
+        found = slices.match(self.dicom.headers, self.study.grid, plane_tolerance=IRREGULAR_VOXELS)
+        counted = (self.measures.connectivity, self.measures.min_voxels)
+        findings = dicom_out.prepare(self.mask, self.study.grid, found, producer, uid_seed, *counted)
+        figures = figures_of(self.measures.lesions, self.measures.patient)
+        dicom_out.write_results(folder, findings, figures, formats)
+        return [f"{name}.dcm" for name in dicom_out.FORMATS if (folder / f"{name}.dcm").is_file()]
 
     def report(self, path: str | Path) -> Path:
         """Writes the HTML report, one file that needs nothing else; returns its path."""
@@ -220,9 +256,11 @@ def run(args: argparse.Namespace, case: Case, record: Record, plan, model, setti
     record.warn(case.warnings)
     record.content["geometry"] = asdict(study.stored or study.grid)
     record.content["body"] = asdict(study.body)
+    if case.dicom:
+        record.content["dicom"] = case.dicom.facts
     segmentation = challenge.segment(args, record, plan, model, study, WRITING)
     with record.stage("measure"):
         measures = measure(study, segmentation.mask, segmentation.probability, segmentation.cue, settings)
     patient = measures.patient
     record.content["result"] = {"lesions": patient.lesions, "volume_ml": round(patient.tmtv_ml, 3)}
-    return Result(study, segmentation, measures, record, plan)
+    return Result(study, segmentation, measures, record, plan, case.dicom)

@@ -1,7 +1,8 @@
 """The folder of one result, OUTDIR: what `l2s segment` writes, and what `l2s measure` and `l2s report` read.
 
 mask.nii.gz (or mask.mha), SUV.nii.gz and CTres.nii.gz on one grid, record.json, lesions.csv, lesions.json; where asked for
-probability.nii.gz, cue.nii.gz and report.html. The folder stands on its own: it needs none of the files that it was made from.
+probability.nii.gz, cue.nii.gz, report.html, seg.dcm, sr.dcm, rtstruct.dcm. The folder stands on its own: it needs none of the files that
+it was made from.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ PET, CT, PROBABILITY, CUE, RECORD, REPORT = (
 FORMATS = ("nii.gz", "mha")
 MASKS = tuple(f"mask.{ending}" for ending in FORMATS)
 FLAGS = {PROBABILITY: "save-probability", CUE: "save-cue"}
-OPTIONAL = (*MASKS, PROBABILITY, CUE, REPORT)  # an earlier run may have left one that this run does not write
+DICOM_RESULTS = ("seg.dcm", "sr.dcm", "rtstruct.dcm")
+OPTIONAL = (*MASKS, PROBABILITY, CUE, REPORT, *DICOM_RESULTS)  # an earlier run may have left one that this run does not write
 
 
 @dataclass(frozen=True)

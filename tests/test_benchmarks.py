@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ run on small volumes and print their tables; no time is asserted. What they check by themselves holds here too."""
+"""The scripts of benchmarks/ run on small volumes and print their tables; no time is asserted. What they check by themselves holds."""
 
 import importlib
 import sys

@@ -6,10 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
-from l2s.commands.segment import add_count_flags
+from l2s.commands.segment import DICOM_FORMATS, add_count_flags, read_formats
 from l2s.errors import InputError
-
-FORMATS = ("seg", "sr", "rtstruct")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -22,7 +20,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--dicom", type=Path, required=True, metavar="DIR", help="folder of the PET series (searched with its subfolders)"
     )
     export.add_argument("--series", metavar="UID", help="SeriesInstanceUID of the PET, where several fit the mask")
-    export.add_argument("--format", default=",".join(FORMATS), metavar="LIST", help=f"of {','.join(FORMATS)} (default: all)")
+    export.add_argument(
+        "--format", default=",".join(DICOM_FORMATS), metavar="LIST", help=f"of {','.join(DICOM_FORMATS)} (default: all)"
+    )
     export.add_argument(
         "--suv",
         type=Path,
@@ -49,11 +49,11 @@ def run_export(arguments: argparse.Namespace) -> None:
     from l2s import __version__
     from l2s.commands.evaluate import read_mask
     from l2s.io import slices
-    from l2s.io.dicom_out import Producer, prepare
+    from l2s.io.dicom_out import Producer, prepare, write_results
     from l2s.io.sr_out import figures_of, volumes_of
     from l2s.measure import lesions
 
-    formats = read_formats(arguments.format)
+    formats = read_formats(arguments.format, DICOM_FORMATS)
     settings = lesions.Settings(arguments.connectivity, arguments.min_volume_ml)
     lesions.check(settings)
     name, version = arguments.algorithm or ("L2SNet", __version__)
@@ -70,44 +70,6 @@ def run_export(arguments: argparse.Namespace) -> None:
     figures = figures_of(measures.lesions, measures.patient) if measures else volumes_of(findings)
     for line in write_results(arguments.out, findings, figures, formats, arguments.one_region, arguments.labelmap):
         print(line)
-
-
-def read_formats(text: str) -> tuple[str, ...]:
-    """The formats of a comma-separated list.
-
-    Raises:
-        InputError: an unknown one, or none.
-    """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    wrong = [name for name in names if name not in FORMATS]
-    if wrong or not names:
-        raise InputError(f"--format {text!r}: {wrong[0] if wrong else 'nothing'} is no format; any of {','.join(FORMATS)}")
-    return names
-
-
-def write_results(out: Path, findings, figures, formats, one_region: bool = False, labelmap: bool = False) -> list[str]:
-    """Writes seg.dcm, sr.dcm and rtstruct.dcm of the formats asked for, and returns a line on each.
-
-    Where there is no lesion an SR is written whatever was asked for: SEG and RTSTRUCT cannot say so.
-    """
-    from l2s.io import rtstruct_out, seg_out, sr_out
-
-    lines, segmentation = [], None
-    if findings.count == 0 and "sr" not in formats:
-        formats = (*formats, "sr")
-    if "seg" in formats:
-        segmentation = seg_out.write_seg(out / "seg.dcm", findings, seg_out.LABELMAP if labelmap else seg_out.BINARY)
-    if "rtstruct" in formats:
-        rtstruct_out.write_rtstruct(out / "rtstruct.dcm", findings, one_region)
-    if "sr" in formats:
-        sr_out.write_sr(out / "sr.dcm", findings, figures, segmentation)
-    for name in FORMATS:
-        path = out / f"{name}.dcm"
-        if name in formats and findings.count == 0 and name != "sr":
-            lines.append(f"no {name}.dcm: no lesion, which only the SR can say")
-        elif name in formats:
-            lines.append(f"{path}: {findings.count} lesions, {figures.tmtv_ml:.2f} ml, {path.stat().st_size} bytes")
-    return lines
 
 
 def read_suv(path: Path, grid, mask: Path):

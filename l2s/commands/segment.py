@@ -6,6 +6,12 @@ import argparse
 import logging
 from pathlib import Path
 
+from l2s.commands.dicom_options import add_dicom_options, overrides_from
+from l2s.errors import InputError
+
+IMAGE_FORMATS = ("nii.gz", "mha")
+DICOM_FORMATS = ("seg", "sr", "rtstruct")
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     segment = commands.add_parser(
@@ -14,17 +20,27 @@ def add(commands: argparse._SubParsersAction) -> None:
     segment.add_argument(
         "input",
         type=Path,
-        help="a folder with images/pet and images/ct, one with SUV.nii.gz and CTres.nii.gz, or a PET file with --ct",
+        help="a folder with images/pet and images/ct, one with SUV.nii.gz and CTres.nii.gz, a PET file with --ct, or DICOM: a folder, "
+        "a zip, a DICOMDIR",
     )
     segment.add_argument("outdir", type=Path, help="folder to make: mask, SUV, CTres, record.json, lesions.csv, lesions.json")
-    segment.add_argument("--ct", type=Path, metavar="FILE", help="the CT of a PET file")
-    segment.add_argument("--format", choices=("nii.gz", "mha"), default="nii.gz", help="of the mask (default: nii.gz)")
+    segment.add_argument("--ct", type=Path, metavar="FILE", help="the CT of a PET file, or of a DICOM PET without CT")
+    segment.add_argument(
+        "--format",
+        default="nii.gz",
+        metavar="LIST",
+        help="of the mask: nii.gz or mha; of DICOM input also seg, sr, rtstruct, as in nii.gz,seg,sr (default: nii.gz)",
+    )
+    segment.add_argument(
+        "--uid-seed", metavar="TEXT", help="equal seed, series and mask give equal DICOM UIDs (default: new ones)"
+    )
     segment.add_argument("--save-probability", action="store_true", help="also write probability.nii.gz, 0..1 before fusion")
     segment.add_argument("--save-cue", action="store_true", help="also write cue.nii.gz, the localizer's answer, 0..1")
     add_count_flags(segment)
     from l2s.challenge import add_run_flags
 
     add_run_flags(segment)
+    add_dicom_options(segment)
     segment.add_argument("--verbose", action="store_true", help="say what is being done")
     segment.set_defaults(run=run_segment)
 
@@ -43,6 +59,19 @@ def add_count_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def read_formats(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The formats of --format's comma-separated list.
+
+    Raises:
+        InputError: an unknown one, or none.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    wrong = [name for name in names if name not in known]
+    if wrong or not names:
+        raise InputError(f"--format {text!r}: {wrong[0] if wrong else 'nothing'} is no format; any of {','.join(known)}")
+    return names
+
+
 def run_segment(arguments: argparse.Namespace) -> None:
     """Mark the lesions of one PET/CT by L2SNet and measure them. Research use only."""
     from l2s import api, challenge, outdir
@@ -52,15 +81,25 @@ def run_segment(arguments: argparse.Namespace) -> None:
 
     if arguments.verbose:
         logging.getLogger("l2s").setLevel(logging.INFO)
+    formats = read_formats(arguments.format, (*IMAGE_FORMATS, *DICOM_FORMATS))
+    image = [name for name in formats if name in IMAGE_FORMATS] or ["nii.gz"]
+    dicom = tuple(name for name in formats if name in DICOM_FORMATS)
+    if len(image) > 1:
+        raise InputError(f"--format {arguments.format}: one of {' and '.join(IMAGE_FORMATS)} for the mask, not both")
+    overrides = overrides_from(arguments)
     settings = Settings(arguments.connectivity, arguments.min_volume_ml)
     api.check(arguments, settings)
     outdir.check(arguments.outdir)
     record = challenge.Record()
     plan, model = challenge.load_model(arguments, record)
     with record.stage("read"):
-        case = read_input(arguments.input, arguments.ct)
+        case = read_input(arguments.input, arguments.ct, arguments.pet_series, arguments.ct_series, overrides)
+    if dicom and case.dicom is None:
+        raise InputError(f"--format {arguments.format}: {', '.join(dicom)} need DICOM input, as they refer to its slices")
     outdir.check(arguments.outdir, case.files.values())
     result = api.run(arguments, case, record, plan, model, settings)
-    files = result.save(arguments.outdir, arguments.format, arguments.save_probability, arguments.save_cue)
+    files = result.save(
+        arguments.outdir, image[0], arguments.save_probability, arguments.save_cue, dicom, uid_seed=arguments.uid_seed
+    )
     print(lesion_table.as_text(result.measures))
     print(f"{arguments.outdir}: {', '.join(path.name for path in files)}")

@@ -27,6 +27,7 @@ from l2s.study import Grid
 
 RESEARCH_USE = "Research use only. Not for diagnosis."
 MANUFACTURER = "l2s"
+FORMATS = ("seg", "sr", "rtstruct")
 MAX_LESIONS = 1000  # a segment each, 20 ms each; more is noise, and viewers list every one of them
 
 # DICOM PS3.16: CID 7150, CID 7151 (as in the segmentation categories and types of DICOM), CID 7162
@@ -209,3 +210,30 @@ def save(path: Path, dataset: Dataset) -> None:
     finally:
         if partial.exists():
             partial.unlink()
+
+
+def write_results(
+    out: Path, findings: Findings, figures, formats: Sequence[str], one_region: bool = False, labelmap: bool = False
+) -> list[str]:
+    """Writes seg.dcm, sr.dcm and rtstruct.dcm of the formats asked for, and returns a line on each.
+
+    Where there is no lesion an SR is written whatever was asked for: SEG and RTSTRUCT cannot say so.
+    """
+    from l2s.io import rtstruct_out, seg_out, sr_out
+
+    lines, segmentation = [], None
+    if findings.count == 0 and "sr" not in formats:
+        formats = (*formats, "sr")
+    if "seg" in formats:
+        segmentation = seg_out.write_seg(out / "seg.dcm", findings, seg_out.LABELMAP if labelmap else seg_out.BINARY)
+    if "rtstruct" in formats:
+        rtstruct_out.write_rtstruct(out / "rtstruct.dcm", findings, one_region)
+    if "sr" in formats:
+        sr_out.write_sr(out / "sr.dcm", findings, figures, segmentation)
+    for name in FORMATS:
+        path = out / f"{name}.dcm"
+        if name in formats and findings.count == 0 and name != "sr":
+            lines.append(f"no {name}.dcm: no lesion, which only the SR can say")
+        elif name in formats:
+            lines.append(f"{path}: {findings.count} lesions, {figures.tmtv_ml:.2f} ml, {path.stat().st_size} bytes")
+    return lines

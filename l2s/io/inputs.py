@@ -1,18 +1,37 @@
-"""What a user points at -> one case: a grand-challenge folder, an autoPET case folder, or a PET file with its CT."""
+"""What a user points at -> one case: a grand-challenge folder, an autoPET case folder, a PET file with its CT, or DICOM."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from l2s.errors import InputError
 from l2s.io.images import ENDINGS, stem
 from l2s.io.studies import read_study
-from l2s.study import Study
+from l2s.study import Body, Study
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from l2s.io.suv import Overrides
 
 # the first name that is there wins: beside autoPET's SUV, a PET is in Bq/ml; beside its CTres, a CT is on a finer grid
 NAMES = {"pet": ("suv", "pet"), "ct": ("ctres", "ct")}
-EXPECTED = "images/pet/*.mha and images/ct/*.mha, or SUV.nii.gz (PET.nii.gz) and CTres.nii.gz (CT.nii.gz)"
+EXPECTED = "images/pet/*.mha and images/ct/*.mha, SUV.nii.gz (PET.nii.gz) and CTres.nii.gz (CT.nii.gz), or DICOM files"
+
+
+@dataclass(frozen=True)
+class DicomSource:
+    """What is left of a DICOM study once its voxels are read.
+
+    Attributes:
+        headers: one a slice of the PET, without pixels: what DICOM results refer to.
+        facts: JSON-able: how series were chosen and SUV computed; no name, UID or date.
+    """
+
+    headers: tuple[Dataset, ...]
+    facts: dict
 
 
 @dataclass(frozen=True)
@@ -22,9 +41,10 @@ class Case:
     Attributes:
         study: PET in SUV and CT in HU on the PET grid.
         name: the case's name.
-        kind: 'grand-challenge', 'autopet' or 'files'.
-        files: 'pet' and 'ct' -> the path that each came from.
+        kind: 'grand-challenge', 'autopet', 'files' or 'dicom'.
+        files: 'pet' and 'ct' -> the path that each came from; of DICOM a CT file alone, if one was given.
         warnings: one line each.
+        dicom: None for images.
     """
 
     study: Study
@@ -32,21 +52,34 @@ class Case:
     kind: str
     files: dict[str, Path]
     warnings: list[str]
+    dicom: DicomSource | None = None
 
 
-def read_input(path: Path, ct: Path | None = None) -> Case:
+def read_input(
+    path: Path,
+    ct: Path | None = None,
+    pet_series: str | None = None,
+    ct_series: str | None = None,
+    overrides: Overrides | None = None,
+) -> Case:
     """Reads a case.
 
     Args:
-        path: a folder with images/pet and images/ct (one file each), a folder with SUV or PET and CTres or CT, or a PET file.
-        ct: the CT file of a PET file; None for a folder.
+        path: a folder with images/pet and images/ct (one file each), a folder with SUV or PET and CTres or CT, a PET file, or DICOM:
+            a folder, a zip, a DICOMDIR or one of the study's files.
+        ct: the CT file of a PET file, or of a DICOM PET without CT; None for a folder of images.
+        pet_series, ct_series, overrides: for DICOM alone (see io.dicom.read_dicom).
 
     Raises:
-        InputError: nothing there, not one case, a CT too few or too many, or files that cannot be used (see read_study).
+        InputError: nothing there, not one case, a CT too few or too many, or files that cannot be used (see read_study, read_dicom).
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist; name a case folder ({EXPECTED}) or a PET file with --ct FILE")
+    if not holds_images(path):
+        return read_dicom_input(path, ct, pet_series, ct_series, overrides)
+    if pet_series or ct_series or (overrides and overrides.given()):
+        raise InputError(f"{path} holds images: series and DICOM overrides are for DICOM; leave them out")
     if path.is_dir():
         if ct is not None:
             raise InputError(f"--ct {ct} goes with a PET file, and {path} is a folder; name the PET file, or leave --ct out")
@@ -57,6 +90,37 @@ def read_input(path: Path, ct: Path | None = None) -> Case:
         name, kind, files = name_of(path), "files", {"pet": path, "ct": Path(ct)}
     study, warnings = read_study(files["pet"], files["ct"], name)
     return Case(study, name, kind, files, warnings)
+
+
+def holds_images(path: Path) -> bool:
+    """Whether the path is an image file or a folder of a layout that we know; anything else is taken for DICOM."""
+    if path.is_file():
+        return path.name.lower().endswith(ENDINGS)
+    known = {name for names in NAMES.values() for name in names}
+    return (path / "images").is_dir() or any(stem(one).lower() in known for one in _images(path))
+
+
+def read_dicom_input(
+    path: Path, ct: Path | None, pet_series: str | None, ct_series: str | None, overrides: Overrides | None
+) -> Case:
+    """The case of a DICOM study.
+
+    Raises:
+        InputError: there is no DICOM, or it cannot be used; for a folder without DICOM the line names the layouts of images too.
+    """
+    from l2s.io import dicom
+    from l2s.io.slices import read_headers
+    from l2s.io.suv import AS_IN_THE_HEADER
+
+    if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
+        raise InputError(f"{path} is empty; expected {EXPECTED}")
+    found = dicom.read_dicom(path, pet_series, ct_series, overrides or AS_IN_THE_HEADER, Path(ct) if ct else None)
+    height_m = found.suv.height_m
+    body = Body(found.suv.weight_kg, None if height_m is None else 100 * height_m, found.suv.sex)
+    # the CT as scanned can be larger than all else; with `found` it goes, and with it what a zip was unpacked to
+    source = DicomSource(tuple(read_headers(found.pet_files)), dicom.record(found))
+    study = replace(found.study, body=body)
+    return Case(study, study.name, "dicom", {"ct": Path(ct)} if ct else {}, list(found.warnings), source)
 
 
 def name_of(pet: Path) -> str:
