@@ -153,15 +153,31 @@ def from_lps(array: np.ndarray, stored: Grid) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Body:
+    """What lean body mass is worked out from; None: not known.
+
+    Attributes:
+        weight_kg: body weight.
+        height_cm: body height.
+        sex: 'M' or 'F', as DICOM writes it.
+    """
+
+    weight_kg: float | None = None
+    height_cm: float | None = None
+    sex: str | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """One PET/CT study on the PET grid.
 
     Attributes:
         pet_suv: float32 (z, y, x), SUVbw in g/ml.
-        ct_hu: float32 (z, y, x), Hounsfield units, -1024 where the CT does not reach.
+        ct_hu: float32 (z, y, x), Hounsfield units, -1024 where the CT does not reach, NaN everywhere where there is no CT.
         grid: the LPS grid of both arrays.
         stored: the PET file's own grid; results are written on it. None: the study was made in memory, on grid.
         name: the case's name (for grand-challenge the stem of the CT file).
+        body: weight, height and sex where the source says them (DICOM does, image files do not).
     """
 
     pet_suv: np.ndarray
@@ -169,6 +185,7 @@ class Study:
     grid: Grid
     stored: Grid | None = None
     name: str = "study"
+    body: Body = Body()
 
     def __post_init__(self):
         for field, array in (("pet_suv", self.pet_suv), ("ct_hu", self.ct_hu)):
