@@ -1,0 +1,386 @@
+"""One HTML file for people: pictures, lesion table and viewer of a study, all inside it. Nothing is fetched when it is opened.
+
+The text comes from template/ by Jinja2, which escapes every value; the page's own policy lets no script run but ours.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from l2s.report import figures, spin, volumes
+from l2s.report.draw import shade
+from l2s.report.lesions import Compared, Located, compare, locate, places
+from l2s.report.mip import SUV_RANGE, mip
+from l2s.report.outlines import Mark, View, mark_lesions, outline_path
+from l2s.study import Study
+from l2s.working import body_box
+
+HEIGHT_PX, WIDTH_PX = 610, 620  # of front and side view together, on a screen of usual size
+PAIR_WIDTH_PX = 470  # of one study's two views where two studies stand side by side
+FINE = 2  # picture pixels a screen pixel, for sharp screens and print
+SPIN_PX_A_BIN = 1.5
+JPEG_QUALITY = 88
+MOST_BYTES = 15_000_000
+CHAIN = ("viewer.js", "slices.js", "niivue.js", "spin.js", "page.js")  # one script, in this order
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a page shows of one study.
+
+    Attributes:
+        study: PET and CT; a CT of NaN alone is none.
+        mask: bool (z, y, x) on the study's grid.
+        table: the lesion table as lesions.json holds it: `lesions`, `patient`, `connectivity`, `min_voxels`.
+        record: the run's record; {} where there is none.
+    """
+
+    study: Study
+    mask: np.ndarray
+    table: dict
+    record: dict
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One projection as the template draws it.
+
+    Attributes:
+        title: of the view.
+        href: a PNG as a data address.
+        view: its size.
+        ends: letters at the left and the right edge.
+        marks: one for each lesion of the table.
+        missed: one for each lesion that only the truth has.
+        bar_px, bar_mm: the length scale.
+        axis: 1 front, 2 side: which axis of (z, y, x) it looks along.
+    """
+
+    title: str
+    href: str
+    view: View
+    ends: tuple[str, str]
+    marks: list[Mark]
+    missed: list[Mark]
+    bar_px: float
+    bar_mm: int
+    axis: int
+
+
+def write_report(
+    path: Path,
+    case: Case,
+    made: str,
+    tool: str,
+    baseline: Case | None = None,
+    truth: np.ndarray | None = None,
+    scores: dict | None = None,
+) -> int:
+    """Writes the page; it appears complete or not at all.
+
+    Args:
+        path: the .html file.
+        case: the study.
+        made: when the page is made, in words.
+        tool: name and version of what makes it.
+        baseline: an earlier study to compare with.
+        truth: bool (z, y, x) on the study's grid, to judge the lesions by.
+        scores: figures of the mask against the truth, name -> value, None where undefined.
+
+    Returns:
+        The file's size in bytes.
+
+    Raises:
+        InputError: table and mask do not belong together, or the truth lies on another grid.
+    """
+    most = volumes.MOST_VOXELS
+    html = make_page(case, made, tool, baseline, truth, scores, most)
+    while len(html) > MOST_BYTES and most > 1000:  # noise packs badly: then the viewer is coarser, and says so
+        most //= 2
+        html = make_page(case, made, tool, baseline, truth, scores, most)
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(html)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return len(html)
+
+
+def make_page(
+    case: Case,
+    made: str,
+    tool: str,
+    baseline: Case | None,
+    truth: np.ndarray | None,
+    scores: dict | None,
+    most_voxels: int,
+) -> bytes:
+    """The page as UTF-8; most_voxels is the viewer's limit."""
+    lesions = locate_lesions(case)
+    judged = None if truth is None else compare(lesions, case.mask, truth)
+    everything = case.mask if truth is None else case.mask | truth
+    box = picture_box(case.study, everything, most_voxels)
+    boxes = [(case, box)]
+    earlier = None
+    if baseline is not None:
+        earlier = picture_box(baseline.study, baseline.mask, most_voxels)
+        boxes.append((baseline, earlier))
+    scale = min(scale_of(b, WIDTH_PX if baseline is None else PAIR_WIDTH_PX) for _, b in boxes)
+    pictures = make_pictures(case, lesions, judged, box, scale)
+    context = {
+        "name": case.study.name,
+        "made": made,
+        "tool": tool,
+        "sections": figures.sections(case.record, box.grid.spacing_mm_zyx, case.study.grid.spacing_mm_zyx),
+        "provenance": figures.provenance(case.record, tool, made),
+        "use": figures.intended_use(case.record),
+        "warnings": figures.warnings(case.record),
+        "headline": figures.headline(case.table, places(lesions, case.study.pet_suv, case.study.grid)),
+        "facts": figures.facts(case.table),
+        "patient": figures.patient(case.table),
+        "columns": figures.columns(judged is not None),
+        "rows": figures.rows(case.table, places(lesions, case.study.pet_suv, case.study.grid), judged),
+        "pictures": pictures,
+        "judged": judged,
+        "missed_rows": missed_rows(judged, case.study),
+        "scores": figures.scores(scores) if scores else [],
+        "has_ct": has_ct(case.study),
+        "spacing": " × ".join(f"{s:.2f}" for s in box.grid.spacing_mm_xyz),
+        "coarse": max(box.factors_zyx) > 1,
+        "ramp": SUV_RANGE[0],
+        "baseline": None,
+    }
+    if baseline is not None:
+        before = locate_lesions(baseline)
+        context["baseline"] = {
+            "name": baseline.study.name,
+            "provenance": figures.provenance(baseline.record, tool, ""),
+            "warnings": figures.warnings(baseline.record),
+            "pictures": make_pictures(baseline, before, None, earlier, scale),
+            "rows": figures.rows(baseline.table, places(before, baseline.study.pet_suv, baseline.study.grid), None),
+            "columns": figures.columns(False),
+            "changes": figures.changes(baseline.table, case.table),
+        }
+    data, blobs = viewer_data(case, lesions, judged, box, pictures)
+    return render(context, data, blobs)
+
+
+def locate_lesions(case: Case) -> Located:
+    sizes = [row["voxels"] for row in case.table["lesions"]]
+    return locate(case.mask, sizes, case.table["connectivity"], case.table["min_voxels"])
+
+
+def has_ct(study: Study) -> bool:
+    return bool(np.isfinite(study.ct_hu[:: max(1, len(study.ct_hu) // 8)]).any())
+
+
+def picture_box(study: Study, mask: np.ndarray, most_voxels: int) -> volumes.Box:
+    """The body and all of the mask; what the viewer shows and the projections look through."""
+    ct = study.ct_hu if has_ct(study) else np.full((1, 1, 1), -1024, np.float32) + np.zeros_like(study.ct_hu)
+    start, stop = body_box(study.pet_suv, ct, study.grid.spacing_mm_zyx)
+    for axis in range(3):
+        hit = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))
+        if len(hit):
+            start = (*start[:axis], min(start[axis], int(hit[0])), *start[axis + 1 :])
+            stop = (*stop[:axis], max(stop[axis], int(hit[-1]) + 1), *stop[axis + 1 :])
+    return volumes.viewer_box(study.grid, start, stop, most_voxels)
+
+
+def scale_of(box: volumes.Box, width_px: float) -> float:
+    """Pixels a mm at which front and side view fit the page."""
+    depth_mm, across_mm, height_mm = view_mm(box)
+    return min(HEIGHT_PX / height_mm, width_px / (across_mm + depth_mm))
+
+
+def view_mm(box: volumes.Box) -> tuple[float, float, float]:
+    """(y, x, z) extent of the box."""
+    z, y, x = np.subtract(box.stop_zyx, box.start_zyx) * np.divide(box.grid.spacing_mm_zyx, box.factors_zyx)
+    return float(y), float(x), float(z)
+
+
+def make_pictures(case: Case, lesions: Located, judged: Compared | None, box: volumes.Box, scale: float) -> list[Picture]:
+    """Front and side view, head up, at scale pixels a mm."""
+    depth_mm, across_mm, height_mm = view_mm(box)
+    part = case.study.pet_suv[box.slices()]
+    bar_mm = next((mm for mm in (100, 50, 20, 10) if mm < 0.6 * min(across_mm, depth_mm)), 5)
+    made = []
+    for title, axis, width_mm, ends in (("Front", 1, across_mm, ("R", "L")), ("Left side", 2, depth_mm, ("A", "P"))):
+        plane = mip(part, axis)
+        view = View(*plane.shape, round(width_mm * scale, 1), round(height_mm * scale, 1))
+        image = shade(plane, SUV_RANGE, (round(view.width_px * FINE), round(view.height_px * FINE)))
+        made.append(
+            Picture(
+                title,
+                data_address(image, "PNG"),
+                view,
+                ends,
+                marks_on(lesions, box, axis, view),
+                marks_on(judged.missed, box, axis, view, lesions.count) if judged else [],
+                bar_mm * scale,
+                bar_mm,
+                axis,
+            )
+        )
+    return made
+
+
+def marks_on(lesions: Located, box: volumes.Box, axis: int, view: View, first: int = 0) -> list[Mark]:
+    """The lesions' outlines on a view along that axis. first: how many numbers come before theirs."""
+    index = lesions.indices_zyx() - box.start_zyx
+    rows, columns = view.rows - 1 - index[:, 0], index[:, 3 - axis]
+    order = np.argsort(lesions.owner, kind="stable")
+    ends = np.searchsorted(lesions.owner[order], np.arange(lesions.count + 1))
+    return mark_lesions(
+        [outline_path(rows[order[a:b]], columns[order[a:b]], view) for a, b in zip(ends, ends[1:])], view, first
+    )
+
+
+def missed_rows(judged: Compared | None, study: Study) -> list[dict]:
+    """The lesions that only the truth has, for the table: number, place, volume, SUVmax."""
+    if judged is None or not judged.missed.count:
+        return []
+    missed, values = judged.missed, study.pet_suv.reshape(-1)[judged.missed.voxels]
+    volume = np.bincount(missed.owner) * study.grid.voxel_volume_ml
+    highest = np.full(missed.count, -np.inf)
+    np.maximum.at(highest, missed.owner, values)
+    words = places(missed, study.pet_suv, study.grid)
+    return [
+        {"place": words[k], "volume": figures.amount(float(volume[k])), "suv_max": figures.amount(float(highest[k]))}
+        for k in range(missed.count)
+    ]
+
+
+def viewer_data(
+    case: Case, lesions: Located, judged: Compared | None, box: volumes.Box, pictures: list[Picture]
+) -> tuple[dict, dict[str, str]]:
+    """(JSON-able facts for the scripts, name -> base64 of gzip)."""
+    part, ct = case.study.pet_suv[box.slices()], case.study.ct_hu[box.slices()]
+    packed = {"pet": volumes.pack_pet(volumes.block_mean(part, box.factors_zyx))}
+    if has_ct(case.study):
+        packed["ct"] = volumes.pack_ct(volumes.block_mean(ct, box.factors_zyx))
+    shown = with_missed(lesions, judged)
+    packed["labels"] = volumes.pack_labels(volumes.block_labels(shown, box))
+    hottest = box.to_viewer(hottest_voxels(shown, case.study.pet_suv))
+    middle = box.to_viewer(middles(shown))
+    verdicts = [*(judged.verdicts if judged else ["lesion"] * lesions.count), *["missed"] * (shown.count - lesions.count)]
+    data = {
+        "shape": box.grid.shape_zyx,
+        "spacing": box.grid.spacing_mm_zyx,
+        "origin": box.grid.origin_mm_xyz,
+        "direction": box.grid.direction,
+        "factors": box.factors_zyx,
+        "volumes": {k: {"dtype": v.dtype, "slope": v.slope} for k, v in packed.items()},
+        "lesions": [
+            {"hottest": np.round(hottest[k], 2).tolist(), "middle": np.round(middle[k], 2).tolist(), "verdict": verdicts[k]}
+            for k in range(shown.count)
+        ],
+        "views": [{"axis": p.axis, "step": p.view.step_px, "rows": p.view.rows} for p in pictures],
+        "spin": make_spin(part, shown, box, pictures[0].view.height_px),
+    }
+    return data, {k: v.text for k, v in packed.items()} | {"niivue": squeeze(vendored())}
+
+
+def with_missed(lesions: Located, judged: Compared | None) -> Located:
+    """The table's lesions, then those that only the truth has."""
+    if judged is None:
+        return lesions
+    return Located(
+        lesions.shape_zyx,
+        np.concatenate([lesions.voxels, judged.missed.voxels]),
+        np.concatenate([lesions.owner, judged.missed.owner + lesions.count]),
+        lesions.count + judged.missed.count,
+    )
+
+
+def hottest_voxels(lesions: Located, pet_suv: np.ndarray) -> np.ndarray:
+    """int (count, 3): where each lesion's maximum lies, of equals the first in scan order."""
+    order = np.lexsort((-lesions.voxels, pet_suv.reshape(-1)[lesions.voxels]))  # the last of a lesion is its hottest
+    best = np.zeros(lesions.count, np.int64)
+    best[lesions.owner[order]] = lesions.voxels[order]
+    return np.stack(np.unravel_index(best, lesions.shape_zyx), axis=1)
+
+
+def middles(lesions: Located) -> np.ndarray:
+    """float (count, 3): the mean of each lesion's voxel indices."""
+    index = lesions.indices_zyx()
+    size = np.bincount(lesions.owner, minlength=lesions.count)
+    return np.stack([np.bincount(lesions.owner, index[:, k], minlength=lesions.count) / size for k in range(3)], axis=1)
+
+
+def make_spin(part: np.ndarray, lesions: Located, box: volumes.Box, height_px: float) -> dict:
+    """The rotating view: half a turn of frames and of outlines around all lesions."""
+    pooled = spin.pool(np.nan_to_num(part), box.factors_zyx)
+    marked = np.zeros(part.shape, np.uint8)
+    marked[tuple((lesions.indices_zyx() - box.start_zyx).T)] = 1
+    marked = spin.pool(marked, box.factors_zyx)
+    spacing = box.grid.spacing_mm_zyx
+    bin_mm = min(spacing[1:])
+    frames, outlines = [], []
+    for turn in spin.turns(pooled.shape[1:], spacing[1:], bin_mm):
+        plane = spin.project(pooled, turn)
+        width_mm, height_mm = plane.shape[1] * bin_mm, plane.shape[0] * spacing[0]
+        view = View(*plane.shape, width_mm * height_px / height_mm, height_px)
+        size = (round(plane.shape[1] * SPIN_PX_A_BIN), round(height_mm / bin_mm * SPIN_PX_A_BIN))
+        frames.append(data_address(shade(plane, SUV_RANGE, size), "JPEG"))
+        rows, columns = np.nonzero(spin.project(marked, turn))
+        outlines.append(outline_path(rows, columns, view)[0] if len(rows) else "")
+    return {"frames": frames, "outlines": outlines, "width": round(view.width_px, 1), "height": height_px, "bin_mm": bin_mm}
+
+
+def data_address(image, kind: str) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {"optimize": True}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def vendored() -> str:
+    """NiiVue's script."""
+    return files("l2s.report").joinpath("vendor", "niivue.umd.js").read_text(encoding="utf-8")
+
+
+def squeeze(text: str) -> str:
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
+def script_hash(text: str) -> str:
+    """How a content security policy names a script that may run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def render(context: dict, data: dict, blobs: dict[str, str]) -> bytes:
+    """Fills the template."""
+    from jinja2 import Environment, StrictUndefined
+    from jinja2.loaders import DictLoader
+
+    place = files("l2s.report").joinpath("template")
+    names = ("page.html", "parts.html", "page.css", *CHAIN)
+    text = {name: place.joinpath(name).read_text(encoding="utf-8") for name in names}
+    script = "\n".join(text[name] for name in CHAIN)
+    policy = "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {script_hash(script)} {script_hash(vendored())}",
+            "style-src 'unsafe-inline'",
+            "img-src data: blob:",
+            "connect-src data: blob:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+    environment = Environment(
+        loader=DictLoader(text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("page.html").render(
+        **context, data=data, blobs=blobs, css=text["page.css"], script=script, policy=policy
+    )
+    return page.encode("utf-8")
