@@ -62,7 +62,7 @@ COLUMNS = (
     Column("cue_share", "Cue", "", "Share of the lesion that the localizer marked too", 3),
 )
 VERDICT = Column("verdict", "Truth", "", "Whether the lesion shares a voxel with the truth", 1)
-VERDICT_WORDS = {"hit": "true positive", "false": "false positive"}
+VERDICT_WORDS = {"hit": "true positive", "false": "false positive", "missed": "false negative"}
 
 
 def amount(value: float | None) -> str:
@@ -87,15 +87,15 @@ def columns(judged: bool) -> list[Column]:
 
 
 def rows(table: dict, places: list[str], judged: Compared | None) -> list[dict]:
-    """One dict a lesion: number, verdict ('lesion' without a truth) and its cells by column key."""
-    made = []
-    for k, lesion in enumerate(table["lesions"]):
-        verdict = judged.verdicts[k] if judged else "lesion"
-        cells = {}
-        for column in columns(judged is not None):
-            cells[column.key] = cell(column.key, lesion, places[k], verdict)
-        made.append({"number": lesion["number"], "verdict": verdict, "cells": cells})
-    return made
+    """One dict a lesion, see row."""
+    verdicts = judged.verdicts if judged else ["lesion"] * len(places)
+    return [row(one, place, verdict, judged is not None) for one, place, verdict in zip(table["lesions"], places, verdicts)]
+
+
+def row(lesion: dict, place: str, verdict: str, judged: bool) -> dict:
+    """A lesion's number, its verdict ('lesion' without a truth) and its cells by column key."""
+    cells = {column.key: cell(column.key, lesion, place, verdict) for column in columns(judged)}
+    return {"number": lesion["number"], "verdict": verdict, "cells": cells}
 
 
 def cell(key: str, lesion: dict, place: str, verdict: str) -> Cell:

@@ -17,7 +17,7 @@ import numpy as np
 
 from l2s.report import figures, spin, volumes
 from l2s.report.draw import shade
-from l2s.report.lesions import Compared, Located, compare, locate, places
+from l2s.report.lesions import MISSED, Compared, Located, compare, locate, places
 from l2s.report.mip import SUV_RANGE, mip
 from l2s.report.outlines import Mark, View, mark_lesions, outline_path
 from l2s.study import Study
@@ -137,6 +137,7 @@ def make_page(
         boxes.append((baseline, earlier))
     scale = min(scale_of(b, WIDTH_PX if baseline is None else PAIR_WIDTH_PX) for _, b in boxes)
     pictures = make_pictures(case, lesions, judged, box, scale)
+    words = places(lesions, case.study.pet_suv, case.study.grid)
     context = {
         "name": case.study.name,
         "made": made,
@@ -145,14 +146,14 @@ def make_page(
         "provenance": figures.provenance(case.record, tool, made),
         "use": figures.intended_use(case.record),
         "warnings": figures.warnings(case.record),
-        "headline": figures.headline(case.table, places(lesions, case.study.pet_suv, case.study.grid)),
+        "headline": figures.headline(case.table, words),
         "facts": figures.facts(case.table),
         "patient": figures.patient(case.table),
         "columns": figures.columns(judged is not None),
-        "rows": figures.rows(case.table, places(lesions, case.study.pet_suv, case.study.grid), judged),
+        "rows": figures.rows(case.table, words, judged),
         "pictures": pictures,
         "judged": judged,
-        "missed_rows": missed_rows(judged, case.study),
+        "missed_rows": missed_rows(judged, case.study, lesions.count),
         "scores": figures.scores(scores) if scores else [],
         "has_ct": has_ct(case.study),
         "spacing": " × ".join(f"{s:.2f}" for s in box.grid.spacing_mm_xyz),
@@ -245,19 +246,18 @@ def marks_on(lesions: Located, box: volumes.Box, axis: int, view: View, first: i
     )
 
 
-def missed_rows(judged: Compared | None, study: Study) -> list[dict]:
-    """The lesions that only the truth has, for the table: number, place, volume, SUVmax."""
+def missed_rows(judged: Compared | None, study: Study, first: int) -> list[dict]:
+    """The lesions that only the truth has, as rows of the table; first: how many rows come before."""
     if judged is None or not judged.missed.count:
         return []
     missed, values = judged.missed, study.pet_suv.reshape(-1)[judged.missed.voxels]
-    volume = np.bincount(missed.owner) * study.grid.voxel_volume_ml
+    volume_ml = np.bincount(missed.owner) * study.grid.voxel_volume_ml
     highest = np.full(missed.count, -np.inf)
     np.maximum.at(highest, missed.owner, values)
-    words = places(missed, study.pet_suv, study.grid)
-    return [
-        {"place": words[k], "volume": figures.amount(float(volume[k])), "suv_max": figures.amount(float(highest[k]))}
-        for k in range(missed.count)
+    lesions = [
+        {"number": first + k + 1, "volume_ml": float(volume_ml[k]), "suv_max": float(highest[k])} for k in range(missed.count)
     ]
+    return [figures.row(one, place, MISSED, True) for one, place in zip(lesions, places(missed, study.pet_suv, study.grid))]
 
 
 def viewer_data(
@@ -284,7 +284,7 @@ def viewer_data(
             {"hottest": np.round(hottest[k], 2).tolist(), "middle": np.round(middle[k], 2).tolist(), "verdict": verdicts[k]}
             for k in range(shown.count)
         ],
-        "views": [{"axis": p.axis, "step": p.view.step_px, "rows": p.view.rows} for p in pictures],
+        "views": [{"axis": p.axis, "step": p.view.step_px, "rows": p.view.rows, "columns": p.view.columns} for p in pictures],
         "spin": make_spin(part, shown, box, pictures[0].view.height_px),
     }
     return data, {k: v.text for k, v in packed.items()} | {"niivue": squeeze(vendored())}
