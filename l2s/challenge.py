@@ -30,17 +30,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--input", type=Path, default=Path("/input"), help="folder with images/pet and images/ct (default: /input)")
     p.add_argument("--output", type=Path, default=Path("/output"), help="folder for the mask and the record (default: /output)")
-    p.add_argument("--weights", help="weights folder (default: $L2S_WEIGHTS, /opt/ml/model, the bundled one)")
     p.add_argument("--edition", choices=sockets.EDITIONS, default="auto", help="whose folder names to write (default: auto)")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    p.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16", "int8"), default="fp32", help="of the networks (default: fp32)"
-    )
-    p.add_argument("--fusion", choices=("voxelwise", "componentwise", "none"), help="default: what the weights' manifest says")
-    p.add_argument("--windows", choices=("tiles", "gaussian"), help="default: what the weights' manifest says")
-    p.add_argument(
-        "--spacing-mm", nargs=3, type=float, metavar=("Z", "Y", "X"), help="working spacing other than the weights' own"
-    )
+    add_run_flags(p)
     p.add_argument(
         "--on-error", choices=("fail", "empty"), default="fail", help="empty: write an empty mask and exit 0 (for challenges)"
     )
@@ -50,6 +41,27 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--verbose", action="store_true", help="log more")
     p.add_argument("--version", action="version", version=f"l2s {__version__}")
     return p
+
+
+def add_run_flags(p: argparse.ArgumentParser) -> None:
+    """The flags that say with what and how a study is segmented; process.py and `l2s segment` share them."""
+    p.add_argument("--weights", help="weights folder (default: $L2S_WEIGHTS, /opt/ml/model, the bundled one)")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    p.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16", "int8"), default="fp32", help="of the networks (default: fp32)"
+    )
+    p.add_argument("--fusion", choices=("voxelwise", "componentwise", "none"), help="default: what the weights' manifest says")
+    p.add_argument("--windows", choices=("tiles", "gaussian"), help="default: what the weights' manifest says")
+    p.add_argument(
+        "--spacing-mm", nargs=3, type=float, metavar=("Z", "Y", "X"), help="working spacing other than the weights' own"
+    )
+
+
+def run_defaults() -> argparse.Namespace:
+    """The flags of add_run_flags as they are when none is given, for callers without a command line."""
+    p = argparse.ArgumentParser(add_help=False)
+    add_run_flags(p)
+    return p.parse_args([])
 
 
 class Record:
@@ -75,13 +87,13 @@ class Record:
             log.warning(line)
         self.content["warnings"] += lines
 
-    def write(self, folder: Path) -> None:
+    def write(self, path: Path) -> None:
         """Completes the totals and writes the file."""
         self.content["seconds"]["total"] = round(time.perf_counter() - self.started, 3)
         self.content["peak_rss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         log.info("total: %.2f s, peak memory %d MiB", self.content["seconds"]["total"], self.content["peak_rss_mib"])
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / RECORD, json.dumps(self.content, indent=2) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(self.content, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -137,6 +149,14 @@ def count_clicks(case: sockets.Sockets, record: Record) -> int:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raises InputError for flags that would end the run after the work instead of before it."""
+    check_run_flags(args)
+    place = (args.output / args.preview).parent if args.preview else args.output
+    if place != args.output and not place.is_dir():
+        raise InputError(f"--preview {args.preview}: {place} is no folder; make it or name another")
+
+
+def check_run_flags(args: argparse.Namespace) -> None:
+    """The same for those of add_run_flags."""
     from l2s.io.studies import SPACING_MM
 
     if args.spacing_mm and not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in args.spacing_mm):
@@ -144,9 +164,6 @@ def check_flags(args: argparse.Namespace) -> None:
         raise InputError(
             f"--spacing-mm {shown}: each must be {SPACING_MM[0]} to {SPACING_MM[1]}; leave it out for the weights' own"
         )
-    place = (args.output / args.preview).parent if args.preview else args.output
-    if place != args.output and not place.is_dir():
-        raise InputError(f"--preview {args.preview}: {place} is no folder; make it or name another")
 
 
 def read_case(args: argparse.Namespace, record: Record):
@@ -194,9 +211,16 @@ def load_model(args: argparse.Namespace, record: Record):
 
 def run(args: argparse.Namespace, record: Record, plan, model) -> None:
     """Reads the case, segments it, writes the mask and what the edition wants beside it."""
+    case, study, target = read_case(args, record)
+    result = segment(args, record, plan, model, study)
+    with record.stage("write"):
+        write_result(args, record, case, study, result.mask, target)
+
+
+def segment(args: argparse.Namespace, record: Record, plan, model, study):
+    """The study's Segmentation, by the flags of add_run_flags; what it took goes into the record."""
     from l2s import pipeline
 
-    case, study, target = read_case(args, record)
     settings = pipeline.Settings(args.fusion, args.windows, tuple(args.spacing_mm) if args.spacing_mm else None)
     result = pipeline.segment(study, model, plan, settings, make_progress())
     record.content["seconds"] |= result.seconds
@@ -206,9 +230,7 @@ def run(args: argparse.Namespace, record: Record, plan, model) -> None:
         import torch
 
         record.content["peak_device_mib"] = round(torch.cuda.max_memory_allocated(plan.device) / 2**20)
-
-    with record.stage("write"):
-        write_result(args, record, case, study, result.mask, target)
+    return result
 
 
 def write_result(args: argparse.Namespace, record: Record, case: sockets.Sockets, study, mask, target: Path) -> None:
@@ -294,7 +316,7 @@ def main(argv: list[str] | None = None) -> int:
         raise
     finally:
         try:
-            record.write(args.output)
+            record.write(args.output / RECORD)
         except OSError as problem:
             log.error("no record: %s", problem)
         signal.signal(signal.SIGTERM, before)

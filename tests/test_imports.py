@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE = {"errors", "study", "engine", "working", "components"}
 STAGES = ("localize", "segment", "fuse", "measure", "io", "report", "phantom")
 ALLOWED = {  # part of l2s -> the other parts that it may import
-    "__init__": set(),
+    "__init__": {"api", "segment"},  # `l2s.segment(...)`
     "errors": set(),
     "study": {"errors"},
     "engine": {"errors"},
     "working": {"errors", "study"},
-    "components": set(),
+    "components": {"errors"},
     **dict.fromkeys(STAGES, BASE),
     "phantom": BASE | {"io"},  # it writes its cases as files
     "weights": BASE | {"localize", "segment"},
@@ -26,7 +26,9 @@ ALLOWED = {  # part of l2s -> the other parts that it may import
     "quantize": BASE | {"weights", "int8", "pipeline", "io", "measure"},
     "sockets": {"errors", "io"},
     "challenge": BASE | {*STAGES, "sockets", "weights", "int8", "pipeline", "__init__"},
-    "commands": BASE | {*STAGES, "weights", "quantize", "pipeline"},
+    "outdir": BASE | {"io", "measure"},
+    "api": BASE | {*STAGES, "pipeline", "challenge", "outdir", "__init__"},
+    "commands": BASE | {*STAGES, "weights", "quantize", "pipeline", "challenge", "outdir", "api", "__init__"},
     "cli": {"errors", "commands", "__init__"},
 }
 TORCH = {"engine", "ensemble", "weights", "int8", "quantize", "pipeline", "challenge", "localize", "segment"}
@@ -35,6 +37,8 @@ LAZY = (
     "timm",
     "SimpleITK",
     "scipy",
+    "skimage",
+    "pandas",
     "matplotlib",
     "PIL",
     "evalutils",

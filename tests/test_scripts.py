@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("build.sh", "test.sh", "export.sh", ".ci/run", ".ci/container.sh", "training/reproduce.sh")
-IMPORT_NAMES = {"pillow": "PIL"}  # where it is not the package's own
+IMPORT_NAMES = {"pillow": "PIL", "scikit-image": "skimage"}  # where it is not the package's own
 INDIRECT = {"torchvision"}  # timm imports it
 # what grand-challenge sets for an algorithm's container
 PLATFORM = (

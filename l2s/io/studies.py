@@ -37,16 +37,7 @@ def read_study(pet_path: Path, ct_path: Path, name: str) -> tuple[Study, list[st
     pet, grid, stored, warnings = reads[0].result()
     _check_pet(pet, Path(pet_path).name)
     ct, ct_grid, _, ct_warnings = reads[1].result()
-    warnings = warnings + ct_warnings
-    if ct.min() >= 0 or ct.max() > MAX_HU:
-        raise InputError(
-            f"{Path(ct_path).name}: values from {ct.min():g} to {ct.max():g}; Hounsfield units go below 0 and not above {MAX_HU:g}: "
-            "give the CT in HU"
-        )
-    if ct.min() > HU_AIR:
-        warnings.append(
-            f"{Path(ct_path).name}: no voxel below {HU_AIR:g}, the smallest is {ct.min():g}: are these Hounsfield units?"
-        )
+    warnings = warnings + ct_warnings + _check_ct(ct, Path(ct_path).name)
     if not ct_grid.matches(grid):
         inside = grid.overlap_fraction(ct_grid)
         if inside == 0:
@@ -59,6 +50,18 @@ def read_study(pet_path: Path, ct_path: Path, name: str) -> tuple[Study, list[st
             warnings.append(f"the CT covers {inside:.0%} of the PET's field of view; elsewhere it is taken as air")
         ct = resample_ct(ct, ct_grid, grid)
     return Study(pet, ct, grid, stored, name), warnings
+
+
+def read_pet(pet_path: Path, name: str) -> tuple[Study, list[str]]:
+    """A PET file alone -> a Study whose CT is NaN, and warnings: enough for measuring, not for segmenting.
+
+    Raises:
+        InputError: the file cannot be used (see read_image) or is no SUV image.
+    """
+    _check_limits(Path(pet_path).name, read_grid(pet_path))
+    pet, grid, stored, warnings = read_image(pet_path)
+    _check_pet(pet, Path(pet_path).name)
+    return Study(pet, np.broadcast_to(np.float32(np.nan), pet.shape), grid, stored, name), warnings
 
 
 def _check_limits(name: str, grid: Grid) -> None:
@@ -89,6 +92,32 @@ def _check_pet(pet: np.ndarray, name: str) -> None:
         )
     if high <= 0:
         raise InputError(f"{name}: no voxel above 0 (largest {high:g}): an empty PET; export it again")
+
+
+def _check_ct(ct: np.ndarray, name: str) -> list[str]:
+    """Warnings; raises InputError where the values cannot be HU."""
+    if ct.min() >= 0 or ct.max() > MAX_HU:
+        raise InputError(
+            f"{name}: values from {ct.min():g} to {ct.max():g}; Hounsfield units go below 0 and not above {MAX_HU:g}: "
+            "give the CT in HU"
+        )
+    if ct.min() > HU_AIR:
+        return [f"{name}: no voxel below {HU_AIR:g}, the smallest is {ct.min():g}: are these Hounsfield units?"]
+    return []
+
+
+def check_study(study: Study) -> list[str]:
+    """Warnings about a study made in memory, by the rules that files meet.
+
+    Raises:
+        InputError: too small, of absurd spacing, not finite, no SUV or no HU.
+    """
+    _check_limits(study.name, study.grid)
+    for what, array in (("PET", study.pet_suv), ("CT", study.ct_hu)):
+        if not np.isfinite(array).all():
+            raise InputError(f"{study.name}: the {what} holds NaN or infinite voxels; none may be")
+    _check_pet(study.pet_suv, f"{study.name}'s PET")
+    return _check_ct(study.ct_hu, f"{study.name}'s CT")
 
 
 def resample_ct(ct_hu: np.ndarray, source: Grid, target: Grid) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l2s.components import Components, label, largest_first, maximum
+from l2s.components import STEPS, Components, label, largest_first, maximum
 from l2s.errors import InputError
 from l2s.measure import peak, reference, shape
 from l2s.measure.reference import Baseline, Deauville, Percist, Reference, Region
@@ -166,6 +166,15 @@ class Measures:
     grid: Grid
 
 
+def check(settings: Settings) -> None:
+    """Raises InputError for settings that cannot be, before any work is done on them."""
+    if settings.connectivity not in STEPS:
+        raise InputError(f"connectivity {settings.connectivity}: one of {', '.join(map(str, STEPS))}")
+    if not (math.isfinite(settings.min_volume_ml) and settings.min_volume_ml >= 0):
+        raise InputError(f"minimum volume {settings.min_volume_ml:g} ml: 0 or more")
+    reference.lean_mass_kg(settings.body, settings.lean_mass)
+
+
 def measure(
     study: Study,
     mask: np.ndarray,
@@ -190,8 +199,7 @@ def measure(
     for name, array in (("mask", mask), ("probability", probability), ("cue", cue)):
         if array is not None and array.shape != study.grid.shape_zyx:
             raise InputError(f"{name} has shape {array.shape}, the PET {study.grid.shape_zyx}: bring it to the PET's grid first")
-    if not (math.isfinite(settings.min_volume_ml) and settings.min_volume_ml >= 0):
-        raise InputError(f"minimum volume {settings.min_volume_ml:g} ml: 0 or more")
+    check(settings)
     body = Body(
         *(
             getattr(settings.body, k) if getattr(settings.body, k) is not None else getattr(study.body, k)

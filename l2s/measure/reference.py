@@ -73,6 +73,7 @@ class Percist:
         tlg_sul_ml: total lesion glycolysis by SUL.
         threshold_sul: 1.5 x liver mean + 2 SD, SUL.
         measurable: whether sul_peak reaches the threshold.
+        baseline: the earlier study's name; None: none was given.
         response: 'CMR', 'PMR', 'SMD' or 'PMD' against the baseline.
         sul_peak_change_percent, sul_peak_change: against the baseline's.
         reason: why something is None, one clause each.
@@ -86,6 +87,7 @@ class Percist:
     tlg_sul_ml: float | None
     threshold_sul: float | None
     measurable: bool | None
+    baseline: str | None
     response: str | None
     sul_peak_change_percent: float | None
     sul_peak_change: float | None
@@ -272,34 +274,28 @@ def percist(
         baseline: the earlier study.
     """
     mass = lean_mass_kg(body, formula)
-    reason: list[str] = []
+    earlier = baseline.name if baseline else None
     if mass is None:
         lacking = [word for word, v in (("weight", body.weight_kg), ("height", body.height_cm), ("sex", body.sex)) if v is None]
-        return Percist(
-            None, formula, None, None, None, None, None, None, None, (f"{', '.join(lacking)} not known: no lean body mass",), ()
-        )
+        reason = (f"{', '.join(lacking)} not known: no lean body mass",)
+        return Percist(None, formula, None, None, None, None, earlier, None, None, None, reason, ())
     factor = mass / body.weight_kg
     peak = None if suv_peak is None else suv_peak * factor
     tlg = tlg_suv_ml * factor
-    threshold = measurable = None
-    if liver is None:
-        reason.append("no liver region was given: no threshold")
-    else:
-        threshold = MEASURABLE_FACTOR * liver.sul_mean + MEASURABLE_SD * liver.sul_sd
-        measurable = peak is not None and peak >= threshold
+    lacks = [] if liver else ["no liver region was given: no threshold"]
     if peak is None:
-        reason.append("no lesion in the mask")
-    response, change, notes = None, None, ()
+        lacks.append("no lesion in the mask")
+    threshold = MEASURABLE_FACTOR * liver.sul_mean + MEASURABLE_SD * liver.sul_sd if liver else None
+    measurable = None if threshold is None else peak is not None and peak >= threshold
     if baseline is None:
-        reason.append("no baseline: no response category")
-    else:
-        response, lines, notes = respond(peak, tlg, formula, liver, blood, baseline)
-        reason += lines
-        change = None if baseline.sul_peak is None else (peak or 0.0) - baseline.sul_peak
-        if peak is None:
-            change = None
-    percent = None if change is None or not baseline.sul_peak else 100 * change / baseline.sul_peak
-    return Percist(mass, formula, peak, tlg, threshold, measurable, response, percent, change, tuple(reason), tuple(notes))
+        lacks.append("no baseline: no response category")
+        return Percist(mass, formula, peak, tlg, threshold, measurable, None, None, None, None, tuple(lacks), ())
+    response, lines, notes = respond(peak, tlg, formula, liver, blood, baseline)
+    change = None if peak is None or not baseline.sul_peak else peak - baseline.sul_peak
+    percent = None if change is None else 100 * change / baseline.sul_peak
+    return Percist(
+        mass, formula, peak, tlg, threshold, measurable, earlier, response, percent, change, (*lacks, *lines), tuple(notes)
+    )
 
 
 def respond(

@@ -1,0 +1,170 @@
+"""The folder of one result, OUTDIR: what `l2s segment` writes, and what `l2s measure` and `l2s report` read.
+
+mask.nii.gz (or mask.mha), SUV.nii.gz and CTres.nii.gz on one grid, record.json, lesions.csv, lesions.json; where asked for
+probability.nii.gz, cue.nii.gz and report.html. The folder stands on its own: it needs none of the files that it was made from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from l2s.errors import InputError
+from l2s.io.cases import read_truth
+from l2s.io.images import read_image, write_image, write_mask
+from l2s.io.studies import read_pet, read_study
+from l2s.measure import lesion_table
+from l2s.measure.lesions import Measures
+from l2s.study import Body, Study
+
+PET, CT, PROBABILITY, CUE, RECORD, REPORT = (
+    "SUV.nii.gz",
+    "CTres.nii.gz",
+    "probability.nii.gz",
+    "cue.nii.gz",
+    "record.json",
+    "report.html",
+)
+FORMATS = ("nii.gz", "mha")
+MASKS = tuple(f"mask.{ending}" for ending in FORMATS)
+OPTIONAL = (*MASKS, PROBABILITY, CUE, REPORT)  # an earlier run may have left one that this run does not write
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A result as it lies in its folder.
+
+    Attributes:
+        study: PET and CT; a CT of NaN where the folder has none.
+        mask: bool (z, y, x).
+        mask_name: its file's name.
+        probability, cue: float32 (z, y, x); None where they were not saved.
+        record: record.json.
+    """
+
+    study: Study
+    mask: np.ndarray
+    mask_name: str
+    probability: np.ndarray | None
+    cue: np.ndarray | None
+    record: dict
+
+
+def check(folder: Path, inputs: Iterable[Path] = ()) -> None:
+    """Raises InputError, before any work, where the folder cannot be written or holds something that is not a result of l2s.
+
+    Args:
+        folder: it need not exist.
+        inputs: files that a run reads; none may lie in the folder.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder for the result")
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written ({existing} does not let you); name another folder")
+    for path in inputs:
+        if Path(path).resolve().parent == folder.resolve():
+            raise InputError(f"{folder} holds the input {Path(path).name}, which the result would replace; name another folder")
+    foreign = [name for name in (PET, CT, *MASKS) if (folder / name).exists()]
+    if foreign and not (folder / RECORD).is_file():
+        raise InputError(f"{folder} holds {foreign[0]} but no {RECORD}: l2s segment did not write it; name another folder")
+
+
+def write(
+    folder: Path,
+    study: Study,
+    mask: np.ndarray,
+    measures: Measures,
+    tool: str,
+    mask_name: str = MASKS[0],
+    probability: np.ndarray | None = None,
+    cue: np.ndarray | None = None,
+) -> list[str]:
+    """Writes all but the record, which its caller writes last; returns the files' names.
+
+    Each file replaces its predecessor in one step; optional files of an earlier run are removed, as they belong to another mask.
+
+    Args:
+        folder: made where it is not there.
+        study: what was segmented.
+        mask: bool (z, y, x).
+        measures: of the mask.
+        tool: name and version for lesions.json.
+        mask_name: one of MASKS.
+        probability, cue: float32 (z, y, x), written where given.
+
+    Raises:
+        InputError: the disk refused it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = study.stored or study.grid
+    images = {PET: study.pet_suv, CT: study.ct_hu, PROBABILITY: probability, CUE: cue}
+    images = {name: array for name, array in images.items() if array is not None}
+    with ThreadPoolExecutor(2) as pool:  # packing leaves Python's lock free
+        jobs = [pool.submit(write_image, folder / name, array, stored) for name, array in images.items()]
+        jobs.append(pool.submit(write_mask, folder / mask_name, mask, stored))
+        for job in jobs:
+            job.result()
+    tables = [path.name for path in lesion_table.write(folder, measures, tool)]
+    names = [mask_name, *images, *tables]
+    for name in OPTIONAL:
+        if name not in names:
+            (folder / name).unlink(missing_ok=True)
+    return names
+
+
+def read(folder: Path) -> tuple[Saved, list[str]]:
+    """A result and warnings.
+
+    Raises:
+        InputError: a file is absent, cannot be read, or lies on another grid than the PET.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name one that l2s segment has written")
+    record = read_record(folder)
+    masks = [name for name in MASKS if (folder / name).is_file()]
+    if len(masks) != 1:
+        raise InputError(f"{folder} holds {' and '.join(masks) or 'no mask'}; exactly one of {', '.join(MASKS)} is needed")
+    name = str(record.get("case", {}).get("name", folder.resolve().name))
+    has_ct = (folder / CT).is_file()
+    study, warnings = read_study(folder / PET, folder / CT, name) if has_ct else read_pet(folder / PET, name)
+    if not has_ct:
+        warnings.append(f"{folder} holds no {CT}: no HU")
+    study = replace(study, body=Body(**record.get("body", {})))
+    maps = []
+    for file in (PROBABILITY, CUE):
+        array = None
+        if (folder / file).is_file():
+            array, grid, _, lines = read_image(folder / file)
+            warnings += lines
+            if not grid.matches(study.grid):
+                raise InputError(f"{folder / file} is not on the grid of {PET}; segment the case again")
+        maps.append(array)
+    return Saved(study, read_truth(folder / masks[0], study.grid), masks[0], *maps, record), warnings
+
+
+def read_record(folder: Path) -> dict:
+    """record.json of a result.
+
+    Raises:
+        InputError: there is none or it is broken.
+    """
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name a folder that l2s segment has written, or give --pet FILE --mask FILE")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON ({error}); segment the case again") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path} is no record of l2s; segment the case again")
+    return record
