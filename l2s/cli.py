@@ -11,10 +11,10 @@ import os
 import sys
 
 from l2s import __version__
-from l2s.commands import evaluate, measure, phantom, segment, weights
+from l2s.commands import evaluate, measure, phantom, report, segment, weights
 from l2s.errors import InputError
 
-COMMANDS = (segment, measure, evaluate, phantom, weights)
+COMMANDS = (segment, measure, report, evaluate, phantom, weights)
 
 
 def main(argv: list[str] | None = None) -> int:

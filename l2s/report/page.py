@@ -39,7 +39,7 @@ class Case:
     Attributes:
         study: PET and CT; a CT of NaN alone is none.
         mask: bool (z, y, x) on the study's grid.
-        table: the lesion table as lesions.json holds it: `lesions`, `patient`, `connectivity`, `min_voxels`.
+        table: the lesion table as lesions.json holds it: `lesions`, `patient`, `provenance`.
         record: the run's record; {} where there is none.
     """
 
@@ -178,7 +178,8 @@ def make_page(
 
 def locate_lesions(case: Case) -> Located:
     sizes = [row["voxels"] for row in case.table["lesions"]]
-    return locate(case.mask, sizes, case.table["connectivity"], case.table["min_voxels"])
+    counted = case.table["provenance"]
+    return locate(case.mask, sizes, counted["connectivity"], counted["min_voxels"])
 
 
 def has_ct(study: Study) -> bool:
