@@ -121,11 +121,12 @@ def headline(table: dict, places: list[str]) -> str:
     if not lesions:
         left = patient.get("left_out_lesions") or 0
         return "No lesion marked." + (f" {left} smaller than the least volume left out." if left else "")
-    where = places[0].replace(", ", ", ") + " below the top of the scan"
+    side, below = places[0].split(", ")
+    where = f"{'near the midline' if side == 'midline' else f'on the {side}'}, {below} below the top of the scan"
     if len(lesions) == 1:
         return f"1 lesion of {amount(patient['tmtv_ml'])} ml, {where}."
     return (
-        f"{len(lesions)} lesions of {amount(patient['tmtv_ml'])} ml in all; the largest has {amount(lesions[0]['volume_ml'])} ml and lies "
+        f"{len(lesions)} lesions of {amount(patient['tmtv_ml'])} ml in all; the largest, {amount(lesions[0]['volume_ml'])} ml, lies "
         f"{where}."
     )
 
@@ -142,7 +143,7 @@ def facts(table: dict) -> list[Fact]:
             Fact("TLG", "0", "SUV ml", ""),
             Fact("SUVmax", NONE, "", "no lesion"),
             Fact("Spread (Dmax)", NONE, "", "no lesion"),
-            Fact("How sure", NONE, "", "no lesion to be sure of"),
+            Fact("How sure (probability)", NONE, "", "no lesion"),
         ]
     share = patient.get("largest_share")
     hottest = max(lesions, key=lambda one: one["suv_max"])
@@ -166,11 +167,11 @@ def sureness(lesions: list[dict]) -> Fact:
     """The lesions' mean probabilities in one figure."""
     known = sorted((one["probability_mean"], one["number"]) for one in lesions if one.get("probability_mean") is not None)
     if not known:
-        return Fact("How sure", NONE, "", "this result kept no probability")
+        return Fact("How sure (probability)", NONE, "", "not kept in this result")
     middle = known[len(known) // 2][0] if len(known) % 2 else (known[len(known) // 2 - 1][0] + known[len(known) // 2][0]) / 2
     low, which = known[0]
-    note = f"lowest {low:.2f} (lesion {which})" if len(known) > 1 else "mean probability"
-    return Fact("How sure", f"{middle:.2f}", "", note)
+    note = f"lowest {low:.2f}, lesion {which}" if len(known) > 1 else ""
+    return Fact("How sure (probability)", f"{middle:.2f}", "median" if len(known) > 1 else "", note)
 
 
 def patient(table: dict) -> list[tuple[str, str]]:

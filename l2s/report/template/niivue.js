@@ -1,7 +1,6 @@
-// NiiVue draws the slices where the browser has WebGL 2.
+// NiiVue draws the slices where the browser has WebGL 2; outlines, crosshair and letters lie on a canvas over it.
 
 const NIFTI = { int16: 4, uint8: 2 };
-const LABEL_INTENT = 1002;
 
 function hasWebGl() {
   try {
@@ -20,16 +19,15 @@ async function loadNiivue() {
   return window.niivue;
 }
 
-// NiiVue sees plain axes: obliqueness stays in toMm, which alone makes millimetres for people.
+// NiiVue sees plain axes around the volume's middle: obliqueness stays in toMm, which alone makes millimetres for people.
 function toNifti(niivue, name) {
   const { array, slope } = volumes[name];
   const [sz, sy, sx] = report.spacing;
-  const affine = [-sx, 0, 0, (NX - 1) * sx / 2, 0, -sy, 0, (NY - 1) * sy / 2, 0, 0, sz, -(NZ - 1) * sz / 2, 0, 0, 0, 1];
+  const affine = [-sx, 0, 0, ((NX - 1) * sx) / 2, 0, -sy, 0, ((NY - 1) * sy) / 2, 0, 0, sz, (-(NZ - 1) * sz) / 2, 0, 0, 0, 1];
   const bytes = niivue.NVImage.createNiftiArray([NX, NY, NZ], [sx, sy, sz], affine, NIFTI[report.volumes[name].dtype], array);
   const header = new DataView(bytes.buffer, bytes.byteOffset);
   header.setFloat32(112, slope, true);
   header.setFloat32(116, 0, true);
-  if (name === 'labels') header.setInt16(68, LABEL_INTENT, true);
   return bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);
 }
 
@@ -37,54 +35,61 @@ async function startNiivue(stage) {
   const niivue = await loadNiivue();
   const canvas = document.createElement('canvas');
   canvas.setAttribute('aria-label', 'Axial, coronal and sagittal slices');
-  canvas.tabIndex = -1;
-  stage.append(canvas);
+  const holder = document.createElement('div');
+  holder.className = 'holder';
+  holder.append(canvas);
+  const over = document.createElement('canvas');
+  over.className = 'over';
+  stage.append(holder, over);
   const nv = new niivue.Niivue({
-    logLevel: 'error', loadingText: '', dragAndDropEnabled: false, isRadiologicalConvention: true, sagittalNoseLeft: true, isColorbar: false,
-    multiplanarForceRender: false, multiplanarShowRender: 0, multiplanarPadPixels: 4, multiplanarEqualSize: true, crosshairWidth: 1, crosshairWidthUnit: 'mm',
-    crosshairGap: 12, crosshairColor: [0.04, 0.47, 0.78, 0.9], showAllOrientationMarkers: true, scrollRequiresFocus: true, backColor: [1, 1, 1, 1],
-    fontColor: [0.45, 0.48, 0.5, 1], viewModeHotKey: '', clipPlaneHotKey: '', cycleClipPlaneHotKey: '', isAlphaClipDark: false,
+    logLevel: 'error', loadingText: '', dragAndDropEnabled: false, dragMode: 0, isRadiologicalConvention: true, sagittalNoseLeft: true,
+    isSliceMM: true, crosshairWidth: 0, isOrientationTextVisible: false, scrollRequiresFocus: true, backColor: [1, 1, 1, 1],
+    viewModeHotKey: '', clipPlaneHotKey: '', cycleClipPlaneHotKey: '',
   });
   await nv.attachToCanvas(canvas, false);
   nv.addColormap('l2s-inverse', { R: [255, 0], G: [255, 0], B: [255, 0], A: [255, 255], I: [0, 255] });
-  nv.addColormap('l2s-hot', { R: HOT.map((c) => c[0]), G: HOT.map((c) => c[1]), B: HOT.map((c) => c[2]), A: [0, 130, 190, 205, 210], I: [0, 64, 128, 192, 255] });
-  const order = volumes.ct ? ['ct', 'pet', 'labels'] : ['pet', 'labels'];
-  for (const name of order) {
-    nv.addVolume(new niivue.NVImage(toNifti(niivue, name), name + '.nii', 'gray', 1));
-  }
+  nv.addColormap('l2s-hot', { R: HOT.map((c) => c[0]), G: HOT.map((c) => c[1]), B: HOT.map((c) => c[2]), A: [0, 110, 204, 204, 204], I: [0, 64, 128, 192, 255] });
+  const order = volumes.ct ? ['ct', 'pet'] : ['pet'];
+  for (const name of order) nv.addVolume(await niivue.NVImage.new(toNifti(niivue, name), `${name}.nii`, 'gray', 1));
   const layer = (name) => nv.volumes[order.indexOf(name)];
-  const middle = () => report.shape.map((n, k) => (n * report.spacing[k]) / 2);
+
+  const overlay = () => {
+    const { pen, ratio } = fitCanvas(over, stage);
+    const scale = over.width / canvas.width;
+    for (const { axCorSag: key, leftTopWidthHeight: [left, top, width, height] } of nv.screenSlices) {
+      drawOver(pen, { key, left: left * scale, top: top * scale, width: width * scale, height: height * scale }, ratio);
+    }
+  };
+  const draw = () => {
+    const [width, height] = [stage.clientWidth, stage.clientHeight];
+    nv.setCustomLayout(tilesOf(width, height).map((t) => ({ sliceType: t.key, position: [t.left / width, t.top / height, t.width / width, t.height / height] })));
+    overlay();
+  };
   const update = (what) => {
     if (what !== 'index') {
       if (layer('ct')) [layer('ct').cal_min, layer('ct').cal_max] = state.ctWindow;
       const pet = layer('pet');
-      pet.cal_min = 0;
-      pet.cal_max = state.suvMax;
       pet.colormap = state.mode === 'fused' ? 'l2s-hot' : 'l2s-inverse';
+      // after the colour map, whose setter brings the window of the data back
+      [pet.cal_min, pet.cal_max] = [0, state.suvMax];
       pet.opacity = state.mode === 'ct' ? 0 : 1;
-      const tones = report.lesions.slice(0, 254).map((_, k) => toneOf(k + 1));
-      layer('labels').setColormapLabel({
-        R: [0, ...tones.map((t) => t[0])], G: [0, ...tones.map((t) => t[1])], B: [0, ...tones.map((t) => t[2])], A: [0, ...tones.map(() => 255)],
-        I: [0, ...tones.map((_, k) => k + 1)], labels: ['', ...tones.map((_, k) => 'lesion ' + (k + 1))],
-      });
-      layer('labels').opacity = state.labels && report.lesions.length ? 0.9 : 0;
-      nv.opts.atlasOutline = 1;
       nv.opts.backColor = state.mode === 'pet' ? [1, 1, 1, 1] : [0, 0, 0, 1];
-      nv.opts.sliceType = state.planes;
+      stage.style.background = state.mode === 'pet' ? '#fff' : '#000';
       nv.updateGLVolume();
     }
-    const [z, y, x] = state.index;
-    nv.scene.crosshairPos = [1 - (x + 0.5) / NX, 1 - (y + 0.5) / NY, (z + 0.5) / NZ];
-    // millimetres from the middle, in NiiVue's own axes (right, front, head)
-    const off = [z, y, x].map((v, k) => (v + 0.5) * report.spacing[k] - middle()[k]);
-    const zoom = state.zoom;
-    nv.scene.pan2Dxyzmm = zoom > 1 ? [zoom * off[2], zoom * off[1], -zoom * off[0], zoom] : [0, 0, 0, 1];
-    nv.drawScene();
+    const off = state.index.map((v, k) => (v + 0.5 - report.shape[k] / 2) * report.spacing[k]);
+    nv.scene.crosshairPos = [1 - (state.index[2] + 0.5) / NX, 1 - (state.index[1] + 0.5) / NY, (state.index[0] + 0.5) / NZ];
+    // NiiVue's millimetres run to the right, front and head of the patient
+    nv.scene.pan2Dxyzmm = state.zoom > 1 ? [state.zoom * off[2], state.zoom * off[1], -state.zoom * off[0], state.zoom] : [0, 0, 0, 1];
+    draw();
   };
   nv.onLocationChange = () => {
-    const [r, a, s] = nv.scene.crosshairPos;
-    moveTo([s * NZ - 0.5, (1 - a) * NY - 0.5, (1 - r) * NX - 0.5], 'drawer');
+    const [right, front, head] = nv.scene.crosshairPos;
+    moveTo([head * NZ - 0.5, (1 - front) * NY - 0.5, (1 - right) * NX - 0.5], 'drawer');
+    if (state.zoom > 1) update('index');
+    else overlay();
   };
+  new ResizeObserver(() => window.requestAnimationFrame(draw)).observe(stage);
   update('all');
   return { update };
 }

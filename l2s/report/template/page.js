@@ -152,10 +152,12 @@ async function startViewer() {
     drawer = await startNiivue(stage);
     stage.dataset.engine = 'niivue';
   } catch (error) {
-    for (const canvas of stage.querySelectorAll('canvas')) canvas.remove();
+    for (const node of stage.querySelectorAll('.holder, canvas')) node.remove();
+    stage.style.background = '';
     drawer = startSlices(stage);
     stage.dataset.engine = 'slices';
     byId('engine').textContent = '; drawn without WebGL';
+    byId('engine').title = String(error);
   }
   wait.remove();
   moveTo(state.index);

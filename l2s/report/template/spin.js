@@ -1,5 +1,7 @@
 // The rotating projection: half a turn of pictures, mirrored for the other half.
 
+const BESIDE = [[15, -9], [15, 9], [-15, -9], [-15, 9], [0, -19], [0, 19], [28, 0], [-28, 0], [22, -22], [-22, 22]];
+
 function startSpin() {
   const { frames, outlines, width, height, bin_mm: binMm } = report.spin;
   const half = frames.length;
@@ -45,12 +47,16 @@ function startSpin() {
     turned.setAttribute('transform', mirrored ? `translate(${width} 0) scale(-1 1)` : '');
     const degrees = Math.round((step * 180) / half);
     const angle = (degrees * Math.PI) / 180;
+    const placed = [];
     for (const { tag, middle } of tags) {
       const x = (middle[2] - (NX - 1) / 2) * report.spacing[2];
       const y = (middle[1] - (NY - 1) / 2) * report.spacing[1];
       const across = width / 2 + (x * Math.cos(angle) + y * Math.sin(angle)) * scale;
       const down = (NZ - 0.5 - middle[0]) * report.spacing[0] * scale;
-      tag.setAttribute('transform', `translate(${(across + 15).toFixed(1)} ${(down - 9).toFixed(1)})`);
+      // the first of these places beside the lesion that no other number takes
+      const free = BESIDE.find(([dx, dy]) => placed.every(([a, b]) => Math.abs(across + dx - a) > 17 || Math.abs(down + dy - b) > 13)) || BESIDE[0];
+      placed.push([across + free[0], down + free[1]]);
+      tag.setAttribute('transform', `translate(${(across + free[0]).toFixed(1)} ${(down + free[1]).toFixed(1)})`);
     }
     // the letters name what lies at the two edges
     const edge = (turn) => ['L', 'P', 'R', 'A'][Math.round(turn / 90) % 4];
