@@ -102,7 +102,7 @@ def cell(key: str, lesion: dict, place: str, verdict: str) -> Cell:
     if key == "number":
         return Cell(str(lesion["number"]), lesion["number"])
     if key == "place":
-        return Cell(place, float(place.split(", ")[1].removesuffix(" mm")))
+        return Cell(place, float(place.split(", ")[-1].removesuffix(" mm")))
     if key == "verdict":
         return Cell(VERDICT_WORDS[verdict], verdict)
     value = lesion.get(key)
@@ -121,8 +121,8 @@ def headline(table: dict, places: list[str]) -> str:
     if not lesions:
         left = patient.get("left_out_lesions") or 0
         return "No lesion marked." + (f" {left} smaller than the least volume left out." if left else "")
-    side, below = places[0].split(", ")
-    where = f"{'near the midline' if side == 'midline' else f'on the {side}'}, {below} below the top of the scan"
+    *side, below = places[0].split(", ")
+    where = "".join("near the midline, " if s == "midline" else f"on the {s}, " for s in side) + f"{below} below the top of the scan"
     if len(lesions) == 1:
         return f"1 lesion of {amount(patient['tmtv_ml'])} ml, {where}."
     return (

@@ -11,6 +11,8 @@ from l2s.errors import InputError
 
 HIT, FALSE, MISSED = "hit", "false", "missed"
 MIDLINE_MM = 15.0  # nearer to the middle of the body than this, a lesion is neither left nor right
+BODY_SUV = 0.4  # a column of voxels whose maximum is below it shows air
+WHOLE_MM = 400.0  # a field of view narrower than this may show one side of the body alone
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ def compare(lesions: Located, mask: np.ndarray, truth: np.ndarray) -> Compared:
 def places(lesions: Located, pet_suv: np.ndarray, grid) -> list[str]:
     """Where each lesion's middle lies, in words: side of the body's middle, mm below the top of the scan.
 
-    The body's middle is taken in the lesion's own plane: the middle of what is above 0.4 SUV or a third of the plane's maximum, whichever
-    is less. In a crop there is no body to speak of, so the words are what the field of view allows.
+    The body's middle is the middle of what is above 0.4 SUV in the lesion's own plane. A field of view that may show a part of the body
+    only, such as a leg, has no middle to speak of: then the words give the mm alone.
     """
     if not lesions.count:
         return []
@@ -102,10 +104,12 @@ def places(lesions: Located, pet_suv: np.ndarray, grid) -> list[str]:
     middle = np.stack([np.bincount(lesions.owner, index[:, k], minlength=lesions.count) / weight for k in range(3)], axis=1)
     words = []
     for z, _, x in middle:
-        row = np.nan_to_num(pet_suv[round(z)]).max(axis=0)
-        body = np.flatnonzero(row > min(0.4, row.max() / 3))
-        off_mm = (x - (body[0] + body[-1]) / 2) * grid.spacing_mm_zyx[2] if len(body) else 0.0
-        side = "midline" if abs(off_mm) < MIDLINE_MM else "left" if off_mm > 0 else "right"
         below_mm = (grid.shape_zyx[0] - 1 - z) * grid.spacing_mm_zyx[0]
+        body = np.flatnonzero(np.nan_to_num(pet_suv[round(z)]).max(axis=0) > BODY_SUV)
+        if not len(body) or pet_suv.shape[2] * grid.spacing_mm_zyx[2] < WHOLE_MM:
+            words.append(f"{below_mm:.0f} mm")
+            continue
+        off_mm = (x - (body[0] + body[-1]) / 2) * grid.spacing_mm_zyx[2]
+        side = "midline" if abs(off_mm) < MIDLINE_MM else "left" if off_mm > 0 else "right"
         words.append(f"{side}, {below_mm:.0f} mm")
     return words

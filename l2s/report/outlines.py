@@ -100,7 +100,7 @@ def mark_lesions(outlines: list[tuple[str, tuple[float, float, float, float]]], 
     The first MOST_NUMBERS get one. first: how many numbers come before these.
     """
     boxes = np.array([box for _, box in outlines]).reshape(-1, 4)
-    taken: list[tuple[float, float, float, float]] = []
+    taken = letters(view)
     marks = []
     for k, (path, box) in enumerate(outlines):
         spot = place(k, first + k + 1, boxes, taken, view) if k < MOST_NUMBERS else None
@@ -110,6 +110,18 @@ def mark_lesions(outlines: list[tuple[str, tuple[float, float, float, float]]], 
         taken.append(around(spot, first + k + 1))
         marks.append(Mark(path, box, spot, leader(spot, box)))
     return marks
+
+
+def letters(view: View) -> list[tuple[float, float, float, float]]:
+    """The boxes of what stands on the picture already: the letters at its four edges and the length scale."""
+    w, h = view.width_px, view.height_px
+    return [
+        (w / 2 - 8, 0, w / 2 + 8, 18),
+        (w / 2 - 8, h - 20, w / 2 + 8, h),
+        (0, h / 2 - 12, 18, h / 2 + 6),
+        (w - 18, h / 2 - 12, w, h / 2 + 6),
+        (0, h - 26, 70, h),
+    ]
 
 
 def around(spot: tuple[float, float], number: int) -> tuple[float, float, float, float]:

@@ -24,7 +24,7 @@ from l2s.study import Study
 from l2s.working import body_box
 
 HEIGHT_PX, WIDTH_PX = 610, 620  # of front and side view together, on a screen of usual size
-PAIR_WIDTH_PX = 470  # of one study's two views where two studies stand side by side
+PAIR_WIDTH_PX = 410  # of one study's two views where two studies stand side by side
 FINE = 2  # picture pixels a screen pixel, for sharp screens and print
 SPIN_PX_A_BIN = 1.5
 JPEG_QUALITY = 88

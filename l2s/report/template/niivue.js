@@ -48,7 +48,7 @@ async function startNiivue(stage) {
   });
   await nv.attachToCanvas(canvas, false);
   nv.addColormap('l2s-inverse', { R: [255, 0], G: [255, 0], B: [255, 0], A: [255, 255], I: [0, 255] });
-  nv.addColormap('l2s-hot', { R: HOT.map((c) => c[0]), G: HOT.map((c) => c[1]), B: HOT.map((c) => c[2]), A: [0, 110, 204, 204, 204], I: [0, 64, 128, 192, 255] });
+  nv.addColormap('l2s-hot', { R: HOT.map((c) => c[0]), G: HOT.map((c) => c[1]), B: HOT.map((c) => c[2]), A: [255, 255, 255, 255, 255], I: [0, 64, 128, 192, 255] });
   const order = volumes.ct ? ['ct', 'pet'] : ['pet'];
   for (const name of order) nv.addVolume(await niivue.NVImage.new(toNifti(niivue, name), `${name}.nii`, 'gray', 1));
   const layer = (name) => nv.volumes[order.indexOf(name)];
@@ -72,7 +72,7 @@ async function startNiivue(stage) {
       pet.colormap = state.mode === 'fused' ? 'l2s-hot' : 'l2s-inverse';
       // after the colour map, whose setter brings the window of the data back
       [pet.cal_min, pet.cal_max] = [0, state.suvMax];
-      pet.opacity = state.mode === 'ct' ? 0 : 1;
+      pet.opacity = { pet: 1, ct: 0, fused: FUSED_SHARE }[state.mode];
       nv.opts.backColor = state.mode === 'pet' ? [1, 1, 1, 1] : [0, 0, 0, 1];
       stage.style.background = state.mode === 'pet' ? '#fff' : '#000';
       nv.updateGLVolume();

@@ -6,6 +6,7 @@ const PLANES = [
   { name: 'Sagittal', across: 1, down: 0, up: true, ends: ['A', 'P', 'H', 'F'] },
 ];
 const HOT = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
+const FUSED_SHARE = 0.55;  // of the PET over the CT
 const NARROW_PX = 560;
 const GAP_PX = 4;
 
@@ -160,8 +161,7 @@ function drawSlice(pen, tile) {
     let colour = Array(3).fill(255 * (1 - pet));
     if (state.mode !== 'pet') {
       const grey = 255 * unit((volumes.ct.array[offset] * volumes.ct.slope - low) / (high - low));
-      const alpha = state.mode === 'fused' ? 0.8 * unit(2 * pet) : 0;
-      colour = alpha ? hotColour(pet).map((v) => v * alpha + grey * (1 - alpha)) : Array(3).fill(grey);
+      colour = state.mode === 'fused' ? hotColour(pet).map((v) => v * FUSED_SHARE + grey * (1 - FUSED_SHARE)) : Array(3).fill(grey);
     }
     picture.data.set([...colour, 255], 4 * (row * w + column));
   });
