@@ -5,7 +5,7 @@ Nothing heavy is imported before something is segmented: `import l2s` stays ligh
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,14 +84,14 @@ class Result:
         if format not in folders.FORMATS:
             raise folders.InputError(f"format {format!r}: one of {', '.join(folders.FORMATS)}")
         folders.check(folder)
+        mask_name = f"mask.{format}"
         with self.run.stage("write"):
             names = folders.write(
                 folder,
                 self.study,
                 self.mask,
-                self.measures,
+                replace(self.measures, mask_name=mask_name),
                 f"l2s {__version__}",
-                f"mask.{format}",
                 self.probability if save_probability else None,
                 self.cue if save_cue else None,
             )
@@ -205,7 +205,7 @@ def run(args: argparse.Namespace, case: Case, record: Record, plan, model, setti
         plan, model: of challenge.load_model.
         settings: of the measures.
     """
-    from l2s import challenge, outdir
+    from l2s import challenge
     from l2s.measure.lesions import measure
 
     study = case.study
@@ -215,7 +215,7 @@ def run(args: argparse.Namespace, case: Case, record: Record, plan, model, setti
     record.content["body"] = asdict(study.body)
     segmentation = challenge.segment(args, record, plan, model, study)
     with record.stage("measure"):
-        measures = measure(study, segmentation.mask, segmentation.probability, segmentation.cue, settings, outdir.MASKS[0])
+        measures = measure(study, segmentation.mask, segmentation.probability, segmentation.cue, settings)
     patient = measures.patient
     record.content["result"] = {"lesions": patient.lesions, "volume_ml": round(patient.tmtv_ml, 3)}
     return Result(study, segmentation, measures, record)

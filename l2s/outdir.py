@@ -83,7 +83,6 @@ def write(
     mask: np.ndarray,
     measures: Measures,
     tool: str,
-    mask_name: str = MASKS[0],
     probability: np.ndarray | None = None,
     cue: np.ndarray | None = None,
 ) -> list[str]:
@@ -95,9 +94,8 @@ def write(
         folder: made where it is not there.
         study: what was segmented.
         mask: bool (z, y, x).
-        measures: of the mask.
+        measures: of the mask; its mask_name, one of MASKS, names the file.
         tool: name and version for lesions.json.
-        mask_name: one of MASKS.
         probability, cue: float32 (z, y, x), written where given.
 
     Raises:
@@ -110,11 +108,11 @@ def write(
     images = {name: array for name, array in images.items() if array is not None}
     with ThreadPoolExecutor(2) as pool:  # packing leaves Python's lock free
         jobs = [pool.submit(write_image, folder / name, array, stored) for name, array in images.items()]
-        jobs.append(pool.submit(write_mask, folder / mask_name, mask, stored))
+        jobs.append(pool.submit(write_mask, folder / measures.mask_name, mask, stored))
         for job in jobs:
             job.result()
     tables = [path.name for path in lesion_table.write(folder, measures, tool)]
-    names = [mask_name, *images, *tables]
+    names = [measures.mask_name, *images, *tables]
     for name in OPTIONAL:
         if name not in names:
             (folder / name).unlink(missing_ok=True)

@@ -101,10 +101,10 @@ def read_mask_and_pet(arguments: argparse.Namespace):
     """(outdir.Saved, warnings) of --pet, --mask and --ct."""
     from l2s import outdir
     from l2s.io.cases import read_truth
-    from l2s.io.images import stem
+    from l2s.io.inputs import name_of
     from l2s.io.studies import read_pet, read_study
 
-    name = stem(arguments.pet)
+    name = name_of(arguments.pet)
     study, warnings = read_study(arguments.pet, arguments.ct, name) if arguments.ct else read_pet(arguments.pet, name)
     return outdir.Saved(study, read_truth(arguments.mask, study.grid), arguments.mask.name, None, None, {}), warnings
 

@@ -54,9 +54,15 @@ def read_input(path: Path, ct: Path | None = None) -> Case:
     else:
         if ct is None:
             raise InputError(f"{path} is a PET file without its CT; name it with --ct FILE")
-        name, kind, files = stem(path), "files", {"pet": path, "ct": Path(ct)}
+        name, kind, files = name_of(path), "files", {"pet": path, "ct": Path(ct)}
     study, warnings = read_study(files["pet"], files["ct"], name)
     return Case(study, name, kind, files, warnings)
+
+
+def name_of(pet: Path) -> str:
+    """The file's name without its ending; where that says no more than PET or SUV, its folder's name."""
+    own = stem(pet)
+    return pet.resolve().parent.name or own if own.lower() in NAMES["pet"] else own
 
 
 def find_files(folder: Path) -> tuple[str, str, dict[str, Path]]:

@@ -1,0 +1,354 @@
+"""l2s segment, l2s measure and l2s.segment(...): one folder, one table, the same figures whichever way; small random weights."""
+
+import csv
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from safetensors.torch import load_file, save_file
+from scipy.special import logit
+
+import l2s
+from l2s import api, cli, outdir, weights
+from l2s.errors import InputError
+from l2s.io.images import read_grid, read_image, write_image, write_mask
+from l2s.io.inputs import read_input
+from l2s.study import Body, Grid, Study
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = (20, 26, 30)
+CONTRACT = {"mask.nii.gz", "SUV.nii.gz", "CTres.nii.gz", "record.json", "lesions.csv", "lesions.json"}
+
+
+def arrays() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    pet = rng.uniform(0.2, 1.5, SHAPE).astype(np.float32)
+    pet[8:12, 10:14, 12:16] = 14
+    ct = np.full(SHAPE, -1000, np.float32)
+    ct[:, 4:-4, 4:-4] = rng.normal(40, 10, ct[:, 4:-4, 4:-4].shape)
+    return pet, ct
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory) -> Path:
+    """A grand-challenge folder whose files run from front to back and from the feet up: no LPS order."""
+    folder = tmp_path_factory.mktemp("case")
+    for kind, array in zip(("pet", "ct"), arrays()):
+        image = sitk.GetImageFromArray(array[::-1, ::-1])
+        image.SetSpacing((8.0, 8.0, 8.0))
+        image.SetOrigin((-120.0, -100.0 + 25 * 8, 50.0 + 19 * 8))
+        image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, -1))
+        (folder / "images" / kind).mkdir(parents=True)
+        sitk.WriteImage(image, str(folder / "images" / kind / "anna.mha"), True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights_folder(case, tmp_path_factory, make_weights) -> Path:
+    """Random weights whose last bias is moved until they mark a thirtieth of this case: left alone they mark all of it or nothing."""
+    folder = make_weights(tmp_path_factory.mktemp("weights"))
+    before = l2s.segment(case, weights=folder, device="cpu", fusion="none").probability
+    path = folder / "segmenter.safetensors"
+    values = load_file(path)
+    values["head.bias"] -= float(logit(np.quantile(before, 0.97)))
+    save_file(values, path)
+    manifest = json.loads((folder / weights.MANIFEST).read_text())
+    manifest["segmenter"]["files"][0]["sha256"] = weights.file_sha256(path)
+    (folder / weights.MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def segmented(case, weights_folder, tmp_path, capsys) -> Path:
+    """A result; --fusion none, as random networks agree on nothing."""
+    assert segment(case, tmp_path / "out", weights_folder, "--save-probability", "--save-cue") == 0
+    capsys.readouterr()
+    return tmp_path / "out"
+
+
+def segment(case, out, weights, *flags) -> int:
+    words = ["segment", case, out, "--weights", weights, "--device", "cpu", "--fusion", "none", *flags]
+    return cli.main([str(w) for w in words])
+
+
+def failed(capsys, *words) -> str:
+    """The one line of a command that must exit with 2."""
+    assert cli.main([str(w) for w in words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("error: ")
+    return err
+
+
+def table_of(folder: Path) -> dict:
+    return json.loads((folder / "lesions.json").read_text())
+
+
+def test_the_folder_of_a_result(case, segmented):
+    assert {p.name for p in segmented.iterdir()} == CONTRACT | {"probability.nii.gz", "cue.nii.gz"}
+    pet_file = case / "images" / "pet" / "anna.mha"
+    pet, _, _, _ = read_image(pet_file)
+    for name in ("SUV", "mask", "CTres", "probability", "cue"):
+        assert read_grid(segmented / f"{name}.nii.gz").matches(read_grid(pet_file), 1e-3)
+    assert np.array_equal(read_image(segmented / "SUV.nii.gz")[0], pet)
+    mask, probability = (read_image(segmented / f"{n}.nii.gz")[0] for n in ("mask", "probability"))
+    assert 0 < mask.sum() < mask.size
+    assert np.array_equal(mask > 0, probability > 0.5)
+    record = json.loads((segmented / "record.json").read_text())
+    assert record["case"] == {"name": "anna", "kind": "grand-challenge", "pet": "anna.mha", "ct": "anna.mha"}
+    assert set(record["files"]) | {"record.json"} == {p.name for p in segmented.iterdir()}
+    assert {"load", "read", "localize", "segment", "measure", "write", "total"} <= set(record["seconds"])
+    assert record["weights"]["name"] == "random"
+    table = table_of(segmented)
+    assert record["result"]["lesions"] == table["patient"]["lesions"] == len(table["lesions"]) > 0
+    assert table["patient"]["tmtv_ml"] == pytest.approx(mask.sum() * 0.512, rel=1e-6)
+    assert table["provenance"]["mask"] == "mask.nii.gz"
+    one = table["lesions"][0]
+    i, j, k = one["maximum_voxel_xyz"]  # of the file: nibabel's and ITK's order
+    stored = sitk.GetArrayFromImage(sitk.ReadImage(str(segmented / "SUV.nii.gz")))
+    assert stored[k, j, i] == pytest.approx(one["suv_max"], rel=1e-6)
+    assert one["probability_mean"] > 0.5
+    assert len(list(csv.DictReader((segmented / "lesions.csv").open()))) == len(table["lesions"])
+
+
+def test_a_result_can_be_segmented_and_measured_again_to_the_same(segmented, weights_folder, tmp_path):
+    before = (segmented / "lesions.csv").read_text(), table_of(segmented)
+    assert cli.main(["measure", str(segmented)]) == 0
+    assert ((segmented / "lesions.csv").read_text(), table_of(segmented)) == before
+    assert segment(segmented, tmp_path / "again", weights_folder) == 0
+    assert np.array_equal(read_image(tmp_path / "again" / "mask.nii.gz")[0], read_image(segmented / "mask.nii.gz")[0])
+
+
+def test_another_run_leaves_nothing_of_the_first(case, segmented, weights_folder):
+    (segmented / "report.html").write_text("of the first mask")
+    assert segment(case, segmented, weights_folder, "--format", "mha") == 0
+    assert {p.name for p in segmented.iterdir()} == (CONTRACT - {"mask.nii.gz"}) | {"mask.mha"}
+    assert table_of(segmented)["provenance"]["mask"] == "mask.mha"
+    assert cli.main(["measure", str(segmented)]) == 0
+
+
+def test_counting_flags(segmented, capsys):
+    everything = table_of(segmented)
+    smallest = min(one["volume_ml"] for one in everything["lesions"])
+    assert cli.main(["measure", str(segmented), "--connectivity", "6", "--min-volume-ml", str(smallest + 0.1)]) == 0
+    table = table_of(segmented)
+    assert table["provenance"]["connectivity"] == 6
+    assert table["patient"]["left_out_lesions"] > 0
+    assert all(one["volume_ml"] > smallest for one in table["lesions"])
+    assert "left out: " in capsys.readouterr().out
+
+
+def test_references_from_flags(segmented, tmp_path, capsys):
+    grid = read_grid(segmented / "SUV.nii.gz")
+    labels = np.zeros(grid.shape_zyx, np.uint8)
+    mask = read_image(segmented / "mask.nii.gz")[0] > 0
+    free = np.argwhere(~mask & (np.random.default_rng(0).random(mask.shape) < 0.2))
+    labels[tuple(free[:200].T)], labels[tuple(free[200:260].T)] = 7, 9
+    pet, lps, stored, _ = read_image(segmented / "SUV.nii.gz")
+    write_image(tmp_path / "organs.nii.gz", labels, stored)
+    flags = ["--organs", tmp_path / "organs.nii.gz", "--liver-label", "7", "--blood-label", "9"]
+    body = ["--weight-kg", "80", "--height-cm", "180", "--sex", "M"]
+    assert cli.main([str(w) for w in ["measure", segmented, *flags, *body]]) == 0
+    patient = table_of(segmented)["patient"]
+    assert patient["liver"]["suv_mean"] == pytest.approx(pet[labels == 7].mean(), rel=1e-5)
+    assert patient["blood"]["suv_max"] == pytest.approx(pet[labels == 9].max(), rel=1e-5)
+    assert patient["percist"]["lean_mass_kg"] == pytest.approx(61.73141)
+    assert patient["deauville"]["score"] in (1, 2, 3, 4, 5)
+    text = capsys.readouterr().out
+    assert "liver: SUVmean" in text
+    # a sphere instead, and this study as the baseline of a copy
+    centre = lps.index_to_mm_xyz((10, 8, 8))
+    sphere = ["--liver-sphere", *centre, "30", "--baseline", segmented]
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in segmented.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    assert cli.main([str(w) for w in ["measure", copy, *sphere, *body, "--lbm", "james"]]) == 0
+    percist = table_of(copy)["patient"]["percist"]
+    assert (percist["baseline"], percist["response"]) == ("anna", None)
+    assert any("by janmahasatian, these by james" in line for line in percist["reason"])
+
+
+def test_a_mask_of_another_tool(segmented, tmp_path, capsys):
+    pet, mask = segmented / "SUV.nii.gz", segmented / "mask.nii.gz"
+    assert cli.main(["measure", "--pet", str(pet), "--mask", str(mask)]) == 0
+    assert f"{segmented.name}: " in capsys.readouterr().out
+    words = ["measure", tmp_path / "table", "--pet", pet, "--mask", mask, "--ct", segmented / "CTres.nii.gz"]
+    assert cli.main([str(w) for w in words]) == 0
+    assert sorted(p.name for p in (tmp_path / "table").iterdir()) == ["lesions.csv", "lesions.json"]
+    ours, theirs = table_of(segmented)["lesions"], table_of(tmp_path / "table")["lesions"]
+    without = {"probability_mean": None, "probability_max": None, "cue_share": None}
+    assert theirs == [one | without for one in ours]
+
+
+def test_an_empty_mask_is_measured(segmented, capsys):
+    mask, _, stored, _ = read_image(segmented / "mask.nii.gz")
+    write_mask(segmented / "mask.nii.gz", np.zeros(mask.shape, bool), stored)
+    assert cli.main(["measure", str(segmented)]) == 0
+    assert "anna: no lesion in mask.nii.gz" in capsys.readouterr().out
+    assert (table_of(segmented)["lesions"], table_of(segmented)["patient"]["suv_max"]) == ([], None)
+    assert len((segmented / "lesions.csv").read_text().splitlines()) == 1
+
+
+def test_what_segment_refuses_before_any_work(case, weights_folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "SUV.nii.gz").write_text("a patient's")
+    own = tmp_path / "own"
+    own.mkdir()
+    for kind, name in (("pet", "SUV.mha"), ("ct", "CT.mha")):
+        (own / name).write_bytes((case / "images" / kind / "anna.mha").read_bytes())
+    common = ("--weights", weights_folder, "--device", "cpu")
+    for words, message in (
+        ((case, tmp_path / "file"), "file is a file"),
+        ((case, foreign), "holds SUV.nii.gz but no record.json"),
+        ((own, own), "holds the input SUV.mha"),
+        ((case, tmp_path / "o", "--min-volume-ml", "-1"), "minimum volume -1 ml"),
+        ((case, tmp_path / "o", "--spacing-mm", "4", "4", "0.1"), "--spacing-mm 4 4 0.1"),
+        ((tmp_path / "nowhere", tmp_path / "o"), "nowhere does not exist"),
+        ((case / "images" / "pet" / "anna.mha", tmp_path / "o"), "without its CT"),
+    ):
+        assert message in failed(capsys, "segment", *words, *common)
+    assert not (tmp_path / "o").exists()
+    assert (foreign / "SUV.nii.gz").read_text() == "a patient's"
+
+
+def test_what_measure_refuses(segmented, tmp_path, capsys):
+    pet, mask = segmented / "SUV.nii.gz", segmented / "mask.nii.gz"
+    before = (segmented / "lesions.json").read_text()
+    for words, message in (
+        ((), "nothing to measure"),
+        ((tmp_path / "nowhere",), "no such folder"),
+        ((tmp_path,), "record.json: no such file"),
+        (("--pet", pet), "--pet and --mask go together"),
+        ((segmented, "--ct", pet), "goes with --pet and --mask"),
+        ((segmented, "--pet", pet, "--mask", mask), "holds a result with a mask of its own"),
+        ((segmented, "--liver-label", "3"), "needs the label map"),
+        ((segmented, "--organs", mask), "which label is the liver"),
+        ((segmented, "--organs", mask, "--liver-label", "0"), "--liver-label 0"),
+        ((segmented, "--organs", mask, "--liver-label", "5"), "no voxel has label 5; the image holds 0, 1"),
+        ((segmented, "--organs", mask, "--liver-label", "1"), "lesions cover all"),
+        ((segmented, "--liver-sphere", 0, 0, 0, 9, "--organs", mask, "--liver-label", "1"), "one of them"),
+        ((segmented, "--liver-sphere", 0, 0, 9999, 30), "reaches out of the image"),
+        ((segmented, "--weight-kg", "0"), "weight 0 kg"),
+        ((segmented, "--height-cm", "1.8"), "give centimetres"),
+        ((segmented, "--baseline", segmented), "is the study itself"),
+        ((segmented, "--baseline", tmp_path), "lesions.json: no such file"),
+        ((segmented, "--min-volume-ml", "nan"), "minimum volume nan"),
+    ):
+        assert message in failed(capsys, "measure", *words), message
+    assert (segmented / "lesions.json").read_text() == before
+
+
+def test_a_broken_result_is_one_line(segmented, capsys):
+    (segmented / "mask.mha").write_text("")
+    assert "holds mask.nii.gz and mask.mha" in failed(capsys, "measure", segmented)
+    (segmented / "mask.mha").unlink()
+    mask, _, stored, _ = read_image(segmented / "mask.nii.gz")
+    write_mask(segmented / "mask.nii.gz", mask > 0, dataclasses.replace(stored, origin_mm_xyz=(0.0, 0.0, 0.0)))
+    assert "is not on the PET's grid" in failed(capsys, "measure", segmented)
+    (segmented / "mask.nii.gz").unlink()
+    assert "holds no mask" in failed(capsys, "measure", segmented)
+    (segmented / "record.json").write_text("{")
+    assert "is no JSON" in failed(capsys, "measure", segmented)
+
+
+def test_a_result_without_ct_has_no_hu(segmented, caplog):
+    (segmented / "CTres.nii.gz").unlink()
+    assert cli.main(["measure", str(segmented)]) == 0
+    assert table_of(segmented)["lesions"][0]["mean_hu"] is None
+    assert "no HU" in caplog.text
+
+
+def test_body_facts_travel_with_the_folder(weights_folder, tmp_path):
+    pet, ct = arrays()
+    study = Study(pet, ct, Grid(SHAPE, (8.0,) * 3, (0.0,) * 3), name="boris", body=Body(80.0, 180.0, "M"))
+    result = l2s.segment(study, weights=weights_folder, device="cpu", fusion="none")
+    result.save(tmp_path / "out")
+    assert cli.main(["measure", str(tmp_path / "out")]) == 0
+    assert table_of(tmp_path / "out")["patient"]["percist"]["lean_mass_kg"] == pytest.approx(61.73141)
+
+
+def test_python_and_command_line_agree(case, segmented, weights_folder):
+    result = l2s.segment(case, weights=str(weights_folder), device="cpu", fusion="none")
+    assert np.array_equal(result.mask, read_image(segmented / "mask.nii.gz")[0] > 0)
+    assert np.array_equal(result.probability, read_image(segmented / "probability.nii.gz")[0])
+    assert np.array_equal(result.cue, read_image(segmented / "cue.nii.gz")[0])
+    rows = list(csv.DictReader((segmented / "lesions.csv").open()))
+    assert [list(one) for one in result.lesions] == [list(row) for row in rows]
+    assert result.lesions[0]["volume_ml"] == pytest.approx(float(rows[0]["volume_ml"]), rel=1e-6)
+    assert result.patient["lesions"] == len(rows)
+    assert result.record["weights"]["name"] == "random"
+
+
+def test_arrays_are_a_source(case, weights_folder):
+    pet, ct = arrays()
+    result = l2s.segment(
+        (pet, ct, (8, 8, 8), (-120, -100, 50)), weights=weights_folder, device="cpu", fusion="none", min_volume_ml=1
+    )
+    from_files = l2s.segment(case, weights=weights_folder, device="cpu", fusion="none", min_volume_ml=1)
+    assert np.array_equal(result.mask, from_files.mask)
+    assert result.measures.lesions[0].centroid_mm_xyz == pytest.approx(from_files.measures.lesions[0].centroid_mm_xyz)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (42, "int is no source"),
+        ((np.zeros((9, 9, 9)), np.zeros((9, 9, 8)), (4, 4, 4)), "resample it to the PET grid first"),
+        ((np.zeros((9, 9)), np.zeros((9, 9)), (4, 4)), "three axes each"),
+        ((np.ones((9, 9, 9)), np.full((9, 9, 9), np.nan), (4, 4, 4)), "CT holds NaN"),
+        ((np.ones((9, 9, 9)) * 5000, np.full((9, 9, 9), -900), (4, 4, 4)), "Bq/ml, not SUV"),
+        ((np.ones((9, 9, 9)), np.ones((9, 9, 9)), (4, 4, 4)), "give the CT in HU"),
+        ((np.ones((9, 9, 9)), np.full((9, 9, 9), -900), (4, 4, 40)), "spacing of 40 x 4 x 4 mm"),
+    ],
+)
+def test_sources_that_cannot_be(source, message):
+    with pytest.raises(InputError, match=message):
+        api.as_case(source)
+
+
+def test_save_guards_its_folder(case, weights_folder, tmp_path):
+    result = l2s.segment(case, weights=weights_folder, device="cpu")
+    with pytest.raises(InputError, match="format 'nrrd': one of nii.gz, mha"):
+        result.save(tmp_path / "a", format="nrrd")
+    (tmp_path / "mask.mha").write_text("")
+    with pytest.raises(InputError, match="no record.json"):
+        result.save(tmp_path)
+    assert [p.name for p in result.save(tmp_path / "a", format="mha")][-1] == "record.json"
+    assert read_input(tmp_path / "a").study.grid.matches(result.study.grid)
+
+
+def test_the_package_s_stage_is_also_the_verb():
+    import l2s.segment.windows as windows
+
+    assert callable(l2s.segment)
+    assert windows.WindowsConfig
+    assert inspect.signature(l2s.segment) == inspect.signature(api.segment)
+
+
+def test_a_folder_that_cannot_be_written_is_seen_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        outdir.check(tmp_path / "file" / "out")
+
+
+def test_the_notebook_runs_and_keeps_no_output(weights_folder, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("L2S_WEIGHTS", str(weights_folder))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
+    names: dict = {}
+    for number, cell in enumerate(cells):
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+    assert names["result"].mask.shape == (110, 48, 56)
+    assert len(names["table"]) == len(names["result"].lesions)
+    assert (names["folder"] / "lesions.csv").is_file()
+    assert "Deauville" in capsys.readouterr().out
