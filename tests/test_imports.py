@@ -41,6 +41,8 @@ LAZY = (
     "pandas",
     "matplotlib",
     "PIL",
+    "jinja2",
+    "contourpy",
     "evalutils",
     "sklearn",
     "safetensors",

@@ -9,15 +9,21 @@ from pathlib import Path
 
 from l2s.errors import InputError
 
+log = logging.getLogger(__name__)
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     report = commands.add_parser(
         "report", help="make one HTML page of a result", description=run_report.__doc__, allow_abbrev=False
     )
     report.add_argument("case", type=Path, help="a result of l2s segment")
-    report.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page (default: report.html in the result's folder)")
+    report.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the page (default: report.html in the result's folder)"
+    )
     report.add_argument("--baseline", type=Path, metavar="CASE", help="an earlier study's result to compare with")
-    report.add_argument("--truth", type=Path, metavar="FILE", help="true mask on the PET's grid: lesions are shown as right, false, missed")
+    report.add_argument(
+        "--truth", type=Path, metavar="FILE", help="true mask on the PET's grid: lesions are shown as right, false, missed"
+    )
     report.set_defaults(run=run_report)
 
 
@@ -34,7 +40,7 @@ def run_report(arguments: argparse.Namespace) -> None:
     truth = read_truth(arguments.truth, case.study.grid) if arguments.truth else None
     scores = score(truth, case) if truth is not None else None
     output.resolve().parent.mkdir(parents=True, exist_ok=True)
-    size = write_report(output, case, today(), f"l2s {__version__}", baseline, truth, scores)
+    size = write_report(output, case, f"l2s {__version__}", baseline, truth, scores)
     print(f"{output}: {len(case.table['lesions'])} lesions, {size / 1e6:.1f} MB, opens in a browser without a network")
 
 
@@ -50,13 +56,6 @@ def check(arguments: argparse.Namespace, output: Path) -> None:
         raise InputError(f"--truth {arguments.truth}: no such file")
 
 
-def today() -> str:
-    """The date of today as people of all countries read it alike."""
-    from datetime import datetime
-
-    return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-
-
 def read_case(folder: Path):
     """A result's folder as the page wants it; its lesions are measured here where it holds no table yet.
 
@@ -69,7 +68,7 @@ def read_case(folder: Path):
 
     saved, warnings = outdir.read(folder)
     for line in warnings:
-        logging.getLogger(__name__).warning("%s", line)
+        log.warning("%s", line)
     path = folder / lesion_table.JSON_NAME
     if not path.is_file():
         measures = lesions.measure(saved.study, saved.mask, saved.probability, saved.cue, mask_name=saved.mask_name)
@@ -86,12 +85,15 @@ def read_table(path: Path, schema: int) -> dict:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         version = table["schema_version"]
-        rows, _, _ = table["lesions"], table["patient"]["tmtv_ml"], table["provenance"]["min_voxels"]
-        [row["voxels"] for row in rows]
+        sizes = [row["voxels"] for row in table["lesions"]]
+        needed = (table["patient"]["tmtv_ml"], table["provenance"]["connectivity"], table["provenance"]["min_voxels"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no table of l2s ({type(error).__name__}: {error}); run l2s measure on its folder again") from None
+        raise InputError(
+            f"{path} is no table of l2s ({type(error).__name__}: {error}); run l2s measure on its folder again"
+        ) from None
     if version != schema:
         raise InputError(f"{path} has schema version {version}, this l2s reads {schema}: run l2s measure on its folder again")
+    log.debug("%s: %d lesions of %d voxels, %s", path, len(sizes), sum(sizes), needed)
     return table
 
 

@@ -21,6 +21,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     segment.add_argument("--format", choices=("nii.gz", "mha"), default="nii.gz", help="of the mask (default: nii.gz)")
     segment.add_argument("--save-probability", action="store_true", help="also write probability.nii.gz, 0..1 before fusion")
     segment.add_argument("--save-cue", action="store_true", help="also write cue.nii.gz, the localizer's answer, 0..1")
+    segment.add_argument("--report", action="store_true", help="also write report.html, one page for people")
     add_count_flags(segment)
     from l2s.challenge import add_run_flags
 
@@ -62,5 +63,7 @@ def run_segment(arguments: argparse.Namespace) -> None:
     outdir.check(arguments.outdir, case.files.values())
     result = api.run(arguments, case, record, plan, model, settings)
     files = result.save(arguments.outdir, arguments.format, arguments.save_probability, arguments.save_cue)
+    if arguments.report:
+        files.append(result.report(arguments.outdir / outdir.REPORT))
     print(lesion_table.as_text(result.measures))
     print(f"{arguments.outdir}: {', '.join(path.name for path in files)}")

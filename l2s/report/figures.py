@@ -58,7 +58,13 @@ COLUMNS = (
     Column("tlg_suv_ml", "TLG", "SUV ml", "Total lesion glycolysis: SUVmean x volume", 2),
     Column("longest_diameter_mm", "Diameter", "mm", "Largest distance between two points of the lesion's surface", 3),
     Column("mean_hu", "CT", "HU", "Mean CT value in the lesion", 3),
-    Column("probability_mean", "Probability", "", "Mean of the network's probability over the lesion's voxels; not a calibrated chance", 1),
+    Column(
+        "probability_mean",
+        "Probability",
+        "",
+        "Mean of the network's probability over the lesion's voxels; not a calibrated chance",
+        1,
+    ),
     Column("cue_share", "Cue", "", "Share of the lesion that the localizer marked too", 3),
 )
 VERDICT = Column("verdict", "Truth", "", "Whether the lesion shares a voxel with the truth", 1)
@@ -75,11 +81,11 @@ def amount(value: float | None) -> str:
     return text.replace("-", "−")
 
 
-def signed(value: float | None, unit: str = "") -> str:
+def signed(value: float | None) -> str:
     """A change with its sign."""
     if value is None:
         return NONE
-    return ("+" if value > 0 else "±" if value == 0 else "") + amount(value) + unit
+    return "±0" if value == 0 else ("+" if value > 0 else "") + amount(value)
 
 
 def columns(judged: bool) -> list[Column]:
@@ -122,7 +128,9 @@ def headline(table: dict, places: list[str]) -> str:
         left = patient.get("left_out_lesions") or 0
         return "No lesion marked." + (f" {left} smaller than the least volume left out." if left else "")
     *side, below = places[0].split(", ")
-    where = "".join("near the midline, " if s == "midline" else f"on the {s}, " for s in side) + f"{below} below the top of the scan"
+    where = (
+        "".join("near the midline, " if s == "midline" else f"on the {s}, " for s in side) + f"{below} below the top of the scan"
+    )
     if len(lesions) == 1:
         return f"1 lesion of {amount(patient['tmtv_ml'])} ml, {where}."
     return (
@@ -202,14 +210,17 @@ def patient(table: dict) -> list[tuple[str, str]]:
 
 def scores(values: dict) -> list[tuple[str, str]]:
     """Figures of mask against truth, (name, value)."""
-    return [(name, NONE if v is None or math.isnan(v) else f"{v:.3f}" if "Dice" in name else amount(v)) for name, v in values.items()]
+    return [
+        (name, NONE if v is None or math.isnan(v) else f"{v:.3f}" if "Dice" in name else amount(v)) for name, v in values.items()
+    ]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One line of the comparison, as text: figure, before, after, difference, difference in percent."""
+    """One line of the comparison, as text: figure, unit, before, after, difference, difference in percent."""
 
     name: str
+    unit: str
     before: str
     after: str
     difference: str
@@ -221,20 +232,25 @@ def changes(before: dict, after: dict) -> list[Change]:
     lines = []
     for name, unit, key in (
         ("Lesions", "", "lesions"),
-        ("TMTV", " ml", "tmtv_ml"),
-        ("TLG", " SUV ml", "tlg_suv_ml"),
+        ("TMTV", "ml", "tmtv_ml"),
+        ("TLG", "SUV ml", "tlg_suv_ml"),
         ("SUVmax", "", "suv_max"),
         ("SUVpeak", "", "suv_peak"),
     ):
         a, b = before["patient"].get(key), after["patient"].get(key)
-        show = (lambda v: NONE if v is None else str(v)) if key == "lesions" else (lambda v, u=unit: amount(v) + (u if v is not None else ""))
-        if a is None or b is None:
-            lines.append(Change(name, show(a), show(b), NONE, NONE))
-            continue
-        difference = f"{b - a:+d}".replace("-", "−").replace("+0", "±0") if key == "lesions" else signed(b - a, unit)
-        percent = NONE if a == 0 else signed_percent(100 * (b - a) / a)
-        lines.append(Change(name, show(a), show(b), difference, percent))
+        show, sign = (count, signed_count) if key == "lesions" else (amount, signed)
+        gap = None if a is None or b is None else b - a
+        percent = NONE if gap is None or a == 0 else signed_percent(100 * gap / a)
+        lines.append(Change(name, unit, show(a), show(b), sign(gap), percent))
     return lines
+
+
+def count(value: int | None) -> str:
+    return NONE if value is None else str(value)
+
+
+def signed_count(value: int | None) -> str:
+    return NONE if value is None else "±0" if value == 0 else f"{value:+d}".replace("-", "−")
 
 
 def signed_percent(value: float) -> str:
@@ -300,7 +316,11 @@ def sections(record: dict, viewer_mm, pet_mm) -> list[tuple[str, list[tuple[str,
             ],
         ),
     ]
-    return [(head, [(str(k), plain(v)) for k, v in lines if v is not None]) for head, lines in parts if any(v is not None for _, v in lines)]
+    return [
+        (head, [(str(k), plain(v)) for k, v in lines if v is not None])
+        for head, lines in parts
+        if any(v is not None for _, v in lines)
+    ]
 
 
 def plain(value) -> str:

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from l2s.report.lesions import MISSED, Compared, Located, compare, locate, place
 from l2s.report.mip import SUV_RANGE, mip
 from l2s.report.outlines import Mark, View, mark_lesions, outline_path
 from l2s.study import Study
-from l2s.working import body_box
+from l2s.working import AIR_HU, body_box
 
 HEIGHT_PX, WIDTH_PX = 610, 620  # of front and side view together, on a screen of usual size
 PAIR_WIDTH_PX = 410  # of one study's two views where two studies stand side by side
@@ -78,22 +79,22 @@ class Picture:
 def write_report(
     path: Path,
     case: Case,
-    made: str,
     tool: str,
     baseline: Case | None = None,
     truth: np.ndarray | None = None,
     scores: dict | None = None,
+    made: str | None = None,
 ) -> int:
     """Writes the page; it appears complete or not at all.
 
     Args:
         path: the .html file.
         case: the study.
-        made: when the page is made, in words.
         tool: name and version of what makes it.
         baseline: an earlier study to compare with.
         truth: bool (z, y, x) on the study's grid, to judge the lesions by.
         scores: figures of the mask against the truth, name -> value, None where undefined.
+        made: when, in words; None: now.
 
     Returns:
         The file's size in bytes.
@@ -101,6 +102,7 @@ def write_report(
     Raises:
         InputError: table and mask do not belong together, or the truth lies on another grid.
     """
+    made = made or datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     most = volumes.MOST_VOXELS
     html = make_page(case, made, tool, baseline, truth, scores, most)
     while len(html) > MOST_BYTES and most > 1000:  # noise packs badly: then the viewer is coarser, and says so
@@ -188,7 +190,7 @@ def has_ct(study: Study) -> bool:
 
 def picture_box(study: Study, mask: np.ndarray, most_voxels: int) -> volumes.Box:
     """The body and all of the mask; what the viewer shows and the projections look through."""
-    ct = study.ct_hu if has_ct(study) else np.full((1, 1, 1), -1024, np.float32) + np.zeros_like(study.ct_hu)
+    ct = study.ct_hu if has_ct(study) else np.broadcast_to(np.float32(AIR_HU), study.pet_suv.shape)
     start, stop = body_box(study.pet_suv, ct, study.grid.spacing_mm_zyx)
     for axis in range(3):
         hit = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))
@@ -242,9 +244,7 @@ def marks_on(lesions: Located, box: volumes.Box, axis: int, view: View, first: i
     rows, columns = view.rows - 1 - index[:, 0], index[:, 3 - axis]
     order = np.argsort(lesions.owner, kind="stable")
     ends = np.searchsorted(lesions.owner[order], np.arange(lesions.count + 1))
-    return mark_lesions(
-        [outline_path(rows[order[a:b]], columns[order[a:b]], view) for a, b in zip(ends, ends[1:])], view, first
-    )
+    return mark_lesions([outline_path(rows[order[a:b]], columns[order[a:b]], view) for a, b in zip(ends, ends[1:])], view, first)
 
 
 def missed_rows(judged: Compared | None, study: Study, first: int) -> list[dict]:
@@ -265,10 +265,10 @@ def viewer_data(
     case: Case, lesions: Located, judged: Compared | None, box: volumes.Box, pictures: list[Picture]
 ) -> tuple[dict, dict[str, str]]:
     """(JSON-able facts for the scripts, name -> base64 of gzip)."""
-    part, ct = case.study.pet_suv[box.slices()], case.study.ct_hu[box.slices()]
+    part = case.study.pet_suv[box.slices()]
     packed = {"pet": volumes.pack_pet(volumes.block_mean(part, box.factors_zyx))}
     if has_ct(case.study):
-        packed["ct"] = volumes.pack_ct(volumes.block_mean(ct, box.factors_zyx))
+        packed["ct"] = volumes.pack_ct(volumes.block_mean(case.study.ct_hu[box.slices()], box.factors_zyx))
     shown = with_missed(lesions, judged)
     packed["labels"] = volumes.pack_labels(volumes.block_labels(shown, box))
     hottest = box.to_viewer(hottest_voxels(shown, case.study.pet_suv))

@@ -66,9 +66,7 @@ def viewer_box(grid: Grid, start_zyx, stop_zyx, most_voxels: int = MOST_VOXELS) 
     shape = -(-size // factors)
     spacing = factors * grid.spacing_mm_zyx
     origin = grid.index_to_mm_xyz(np.asarray(start_zyx) + (factors - 1) / 2)
-    coarse = Grid(
-        tuple(int(n) for n in shape), tuple(float(s) for s in spacing), tuple(float(v) for v in origin), grid.direction
-    )
+    coarse = Grid(tuple(int(n) for n in shape), tuple(float(s) for s in spacing), tuple(float(v) for v in origin), grid.direction)
     return Box(tuple(map(int, start_zyx)), tuple(map(int, stop_zyx)), tuple(map(int, factors)), coarse)
 
 
