@@ -84,16 +84,18 @@ def read_table(path: Path, schema: int) -> dict:
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        version = table["schema_version"]
-        sizes = [row["voxels"] for row in table["lesions"]]
-        needed = (table["patient"]["tmtv_ml"], table["provenance"]["connectivity"], table["provenance"]["min_voxels"])
+        version, counted = table["schema_version"], table["provenance"]
+        if version != schema:
+            raise InputError(f"{path} has schema version {version}, this l2s reads {schema}: run l2s measure on its folder again")
+        whole = [table["patient"]["lesions"], counted["min_voxels"], *(row["voxels"] for row in table["lesions"])]
+        if counted["connectivity"] not in (6, 18, 26) or not all(isinstance(n, int) for n in whole):
+            raise TypeError(f"connectivity {counted['connectivity']}, voxels {whole[:4]}")
     except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"{path} is no table of l2s ({type(error).__name__}: {error}); run l2s measure on its folder again"
         ) from None
-    if version != schema:
-        raise InputError(f"{path} has schema version {version}, this l2s reads {schema}: run l2s measure on its folder again")
-    log.debug("%s: %d lesions of %d voxels, %s", path, len(sizes), sum(sizes), needed)
     return table
 
 

@@ -70,7 +70,7 @@ def compose(panels: list[Panel], name: str, caption: str) -> Image:
 
 def draw_panel(panel: Panel, scale: float) -> Image:
     """One panel at scale pixels a mm."""
-    from PIL import Image, ImageDraw
+    from PIL import ImageDraw
 
     size = tuple(max(1, round(mm * scale)) for mm in panel.size_mm)
     black, white = panel.limits

@@ -316,11 +316,8 @@ def sections(record: dict, viewer_mm, pet_mm) -> list[tuple[str, list[tuple[str,
             ],
         ),
     ]
-    return [
-        (head, [(str(k), plain(v)) for k, v in lines if v is not None])
-        for head, lines in parts
-        if any(v is not None for _, v in lines)
-    ]
+    known = [(head, [(str(k), plain(v)) for k, v in lines if v is not None]) for head, lines in parts]
+    return [(head, lines) for head, lines in known if lines]
 
 
 def plain(value) -> str:

@@ -59,7 +59,7 @@ def locate(mask: np.ndarray, sizes: list[int], connectivity: int = 18, min_voxel
 
 @dataclass(frozen=True)
 class Compared:
-    """Lesions against a truth: a lesion is hit where it shares a voxel with the truth, a true one is found where it shares one with the mask.
+    """Lesions against a truth: a lesion is hit where it shares a voxel with the truth; a true one is found where the mask has one of its.
 
     Attributes:
         verdicts: 'hit' or 'false' for each row of the lesion table.

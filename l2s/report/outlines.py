@@ -95,7 +95,7 @@ def smoothed(v: np.ndarray) -> np.ndarray:
 
 
 def mark_lesions(outlines: list[tuple[str, tuple[float, float, float, float]]], view: View, first: int = 0) -> list[Mark]:
-    """Outlines with their numbers (1, 2, ... in order). A number lies beside its lesion, off the other numbers and, where it can, off all lesions.
+    """Outlines with their numbers. A number lies beside its lesion, off the other numbers and, where it can, off all lesions.
 
     The first MOST_NUMBERS get one. first: how many numbers come before these.
     """
