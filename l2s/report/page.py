@@ -10,6 +10,7 @@ import gzip
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -200,7 +201,7 @@ def viewer_data(
         "views": [{"axis": p.axis, "step": p.view.step_px, "rows": p.view.rows, "columns": p.view.columns} for p in pictures],
         "spin": make_spin(part, shown, box, pictures[0].view.height_px),
     }
-    return data, {k: v.text for k, v in packed.items()} | {"niivue": squeeze(vendored())}
+    return data, {k: v.text for k, v in packed.items()} | {"niivue": squeezed_viewer()}
 
 
 def with_missed(lesions: Located, judged: Compared | None) -> Located:
@@ -235,8 +236,10 @@ def vendored() -> str:
     return files("l2s.report").joinpath("vendor", "niivue.umd.js").read_text(encoding="utf-8")
 
 
-def squeeze(text: str) -> str:
-    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+@cache
+def squeezed_viewer() -> str:
+    """The same as base64 of gzip; packing it takes longer than the rest of a small page."""
+    return base64.b64encode(gzip.compress(vendored().encode(), 9, mtime=0)).decode()
 
 
 def script_hash(text: str) -> str:
