@@ -23,6 +23,8 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver on the path")
 ENGINES = {"niivue": ("--enable-unsafe-swiftshader",), "slices": ("--disable-gpu", "--disable-3d-apis")}
 HOSTILE = '<script>window.hacked=1</script><img src=x onerror="window.hacked=2">'
+OUTLINE_2 = ".plane[data-axis='2'] g.lesion[data-lesion='2'] .area"
+SET = "const n = document.querySelector(arguments[0]); n.value = arguments[1]; n.dispatchEvent(new Event(arguments[2]))"
 SLOW_S = 60  # a busy machine draws WebGL in software
 
 
@@ -140,9 +142,7 @@ def test_a_row_and_an_outline_move_the_crosshair(opened, case):
         assert (np.array(opened.at()) + first).tolist() == hottest(case, number)
         assert f"lesion {number}" in opened.find("#where").text
         assert opened.find(f"tr[data-lesion='{number}']").get_attribute("aria-current") == "true"
-    opened.js(
-        "document.querySelector('.plane[data-axis=\"2\"] g.lesion[data-lesion=\"2\"] .area').dispatchEvent(new MouseEvent('click', {bubbles: true}))"
-    )
+    opened.js("document.querySelector(arguments[0]).dispatchEvent(new MouseEvent('click', {bubbles: true}))", OUTLINE_2)
     assert (np.array(opened.at()) + first).tolist() == hottest(case, 2)
     suv = case.table["lesions"][1]["suv_max"]
     assert f"SUV {suv:.2f}" in opened.find("#where").text
@@ -171,8 +171,8 @@ def test_both_engines_show_the_same(browsers, pages):
     for engine in ENGINES:
         browser = browsers(engine).open(pages / "case.html")
         browser.click("#lesions tr[data-lesion='2']")
-        browser.click("input[name=mode][value=ct] + span")
-        browser.click("input[name=mode][value=pet] + span")
+        browser.click("input[name=mode][value=ct]")
+        browser.click("input[name=mode][value=pet]")
         time.sleep(0.3)
         shots[engine] = browser.picture("#stage")
         places[engine] = []
@@ -185,15 +185,15 @@ def test_both_engines_show_the_same(browsers, pages):
     assert len({tuple(p) for p in places["niivue"]}) == 3
     a, b = shots["niivue"], shots["slices"]
     assert a.shape == b.shape
-    assert a.std() > 20
+    assert a.std() > 10  # no empty stage
     assert np.abs(a - b).mean() < 6  # grey values; they smooth in their own ways
 
 
 def test_controls_change_the_picture(opened):
     before = opened.picture("#stage")
     for selector, event, value in (
-        ("input[name=mode][value=ct] + span", None, None),
-        ("input[name=mode][value=fused] + span", None, None),
+        ("input[name=mode][value=ct]", None, None),
+        ("input[name=mode][value=fused]", None, None),
         ("#suv", "input", "4"),
         ("#ct-window", "change", "-1350 150"),
         ("#planes", "change", "1"),
@@ -201,15 +201,10 @@ def test_controls_change_the_picture(opened):
         ("#show-labels", None, None),
     ):
         if event:
-            opened.js(
-                "const n = document.querySelector(arguments[0]); n.value = arguments[1]; n.dispatchEvent(new Event(arguments[2]))",
-                selector,
-                value,
-                event,
-            )
+            opened.js(SET, selector, value, event)
         else:
             opened.click(selector)
-        time.sleep(0.25)
+        time.sleep(0.1)
         after = opened.picture("#stage")
         assert np.abs(after - before).mean() > 0.05, selector
         before = after
@@ -260,7 +255,7 @@ def test_the_table_sorts(browsers, pages):
 
 def test_the_rotating_view_turns(browsers, pages):
     browser = browsers("slices").open(pages / "case.html")
-    browser.click("input[name=mip][value=spin] + span")
+    browser.click("input[name=mip][value=spin]")
     assert not browser.find("#stills").is_displayed()
     front = browser.picture("#turntable")
     ends = "return [...document.querySelectorAll('#turntable .ends text')].slice(0, 2).map((t) => t.textContent).join('')"
