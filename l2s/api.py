@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from l2s.challenge import Record
+    from l2s.engine import Plan
     from l2s.io.inputs import Case
     from l2s.measure.lesions import Measures
     from l2s.pipeline import Segmentation
     from l2s.study import Study
+
+
+WRITING = 3.0  # times reading: PET, CT and mask are packed and read back
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,14 @@ class Result:
         segmentation: the pipeline's answer.
         measures: the table of its lesions.
         run: how it was made; `record` is its content.
+        plan: device, precision and budgets.
     """
 
     study: Study
     segmentation: Segmentation
     measures: Measures
     run: Record
+    plan: Plan
 
     @property
     def mask(self) -> np.ndarray:
@@ -77,7 +83,7 @@ class Result:
         Raises:
             InputError: the folder cannot be written, or holds something that is not a result of l2s.
         """
-        from l2s import __version__
+        from l2s import __version__, challenge
         from l2s import outdir as folders
 
         folder = Path(outdir)
@@ -96,6 +102,7 @@ class Result:
                 self.cue if save_cue else None,
             )
         self.run.content["files"] = names
+        self.run.warn(challenge.over_budget(self.plan.budget, self.run))
         self.run.write(folder / folders.RECORD)
         return [folder / name for name in (*names, folders.RECORD)]
 
@@ -116,7 +123,7 @@ def segment(
     ct: str | Path | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
-    precision: str | None = None,
+    precision: str = "auto",
     fusion: str | None = None,
     windows: str | None = None,
     spacing_mm_zyx: tuple[float, float, float] | None = None,
@@ -132,7 +139,7 @@ def segment(
         ct: the CT file of a PET file.
         weights: their folder; None: $L2S_WEIGHTS, /opt/ml/model, the bundled one.
         device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
-        precision: 'fp32', 'bf16', 'fp16' or 'int8'; None: as process.py's.
+        precision: 'auto', 'fp32', 'bf16', 'fp16' or 'int8'.
         fusion: 'voxelwise', 'componentwise' or 'none'; None: the weights'.
         windows: 'tiles' or 'gaussian'; None: the weights'.
         spacing_mm_zyx: the working spacing; None: the weights'.
@@ -147,7 +154,7 @@ def segment(
 
     args = challenge.run_defaults()
     args.weights, args.device, args.fusion, args.windows, args.spacing_mm = weights, device, fusion, windows, spacing_mm_zyx
-    args.precision = precision or args.precision
+    args.precision = precision
     settings = Settings(connectivity, min_volume_ml)
     check(args, settings)
     record = challenge.Record()
@@ -213,9 +220,9 @@ def run(args: argparse.Namespace, case: Case, record: Record, plan, model, setti
     record.warn(case.warnings)
     record.content["geometry"] = asdict(study.stored or study.grid)
     record.content["body"] = asdict(study.body)
-    segmentation = challenge.segment(args, record, plan, model, study)
+    segmentation = challenge.segment(args, record, plan, model, study, WRITING)
     with record.stage("measure"):
         measures = measure(study, segmentation.mask, segmentation.probability, segmentation.cue, settings)
     patient = measures.patient
     record.content["result"] = {"lesions": patient.lesions, "volume_ml": round(patient.tmtv_ml, 3)}
-    return Result(study, segmentation, measures, record)
+    return Result(study, segmentation, measures, record, plan)

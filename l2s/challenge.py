@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
+import re
 import resource
 import signal
 import sys
@@ -12,6 +14,7 @@ import time
 import traceback
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from l2s import __version__, sockets
@@ -52,8 +55,20 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--weights", help="weights folder (default: $L2S_WEIGHTS, /opt/ml/model, the bundled one)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     p.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16", "int8"), default="fp32", help="of the networks (default: fp32)"
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16", "int8"),
+        default="auto",
+        help="of the networks (default: auto: fp32 on a CPU, 16 bits on a GPU; int8 only where --time-budget needs it)",
     )
+    p.add_argument("--max-ram", metavar="SIZE", help="peak memory of the process, such as 4G: smaller tiles, one fold at a time")
+    p.add_argument("--max-vram", metavar="SIZE", help="peak memory of the GPU, such as 6G")
+    p.add_argument(
+        "--time-budget",
+        type=float,
+        metavar="SECONDS",
+        help="of the whole run: the base answer always, then folds and mirrors while they fit",
+    )
+    p.add_argument("--mirror", metavar="AXES", help="average mirrored copies along these axes, such as x or xyz (default: none)")
     p.add_argument("--fusion", choices=("voxelwise", "componentwise", "none"), help="default: what the weights' manifest says")
     p.add_argument("--windows", choices=("tiles", "gaussian"), help="default: what the weights' manifest says")
     p.add_argument(
@@ -94,7 +109,7 @@ class Record:
     def write(self, path: Path) -> None:
         """Completes the totals and writes the file."""
         self.content["seconds"]["total"] = round(time.perf_counter() - self.started, 3)
-        self.content["peak_rss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        self.content["peak_rss_mib"] = round(peak_rss_bytes() / 2**20)
         log.info("total: %.2f s, peak memory %d MiB", self.content["seconds"]["total"], self.content["peak_rss_mib"])
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(self.content, indent=2) + "\n")
@@ -169,6 +184,8 @@ def check_run_flags(args: argparse.Namespace) -> None:
         raise InputError(
             f"--spacing-mm {shown}: each must be {SPACING_MM[0]} to {SPACING_MM[1]}; leave it out for the weights' own"
         )
+    if args.time_budget is not None and not 0 < args.time_budget < math.inf:
+        raise InputError(f"--time-budget {args.time_budget:g}: seconds above 0")
 
 
 def read_case(args: argparse.Namespace, record: Record):
@@ -199,19 +216,40 @@ def load_model(args: argparse.Namespace, record: Record):
 
         from l2s import engine, int8, weights
 
-        plan = engine.choose(args.device, args.precision)
-        model = weights.load(weights.find(args.weights))
+        if args.mirror:
+            engine.flips_of(args.mirror)
+        ram, vram = (engine.parse_bytes(size) if size else None for size in (args.max_ram, args.max_vram))
+        plan = engine.choose(args.device, args.precision, engine.Budget(ram, vram, args.time_budget))
+        model = weights.load(weights.find(args.weights), on_demand=ram is not None)
         if args.precision == "int8":
             model = int8.load(model)
     record.content["plan"] = asdict(plan)
     record.content["torch"] = torch.__version__
     record.content["weights"] = {"name": model.name, "sha256": model.sha256, "intended_use": model.manifest.intended_use}
-    if args.precision == "int8":
-        record.content["weights"]["int8"] = int8.facts(model.folder)  # what it costs in Dice, where that was measured
-    log.info("device %s (%s), weights %s, sha256 %s", plan.device, plan.device_name, model.name, model.sha256)
+    log.info("weights %s, sha256 %s", model.name, model.sha256)
     if plan.device == "cpu" and args.device == "auto" and args.precision != "int8":
         record.warn(["no GPU found: running on the CPU"])
     return plan, model
+
+
+def make_settings(args: argparse.Namespace, record: Record, writing: float = 1.0):
+    """pipeline.Settings of the flags; the deadline leaves so many times for writing as reading took."""
+    from l2s import pipeline
+
+    deadline = None
+    if args.time_budget is not None:
+        # writing a mask takes as long as reading two images, at most
+        deadline = record.started + args.time_budget - writing * record.content["seconds"]["read"]
+    spacing = tuple(args.spacing_mm) if args.spacing_mm else None
+    return pipeline.Settings(args.fusion, args.windows, spacing, tuple(args.mirror or ()), deadline)
+
+
+def faster_model(args: argparse.Namespace, plan, model):
+    """What loads the int8 networks, for a time budget that fp32 on this CPU would miss; None where the operator did not leave it open."""
+    from l2s import int8
+
+    is_open = args.time_budget is not None and args.precision == "auto" and plan.kind == "cpu"
+    return partial(int8.load, model) if is_open and int8.is_there(model.folder) else None
 
 
 def run(args: argparse.Namespace, record: Record, plan, model) -> None:
@@ -220,25 +258,52 @@ def run(args: argparse.Namespace, record: Record, plan, model) -> None:
     result = segment(args, record, plan, model, study)
     with record.stage("write"):
         write_result(args, record, case, study, result.mask, target)
-    if args.report:
+    record.warn(over_budget(plan.budget, record))
+    if args.report:  # last: the page repeats the record's warnings
         with record.stage("report"):
             write_page(args.output / args.report, record, study, result)
 
 
-def segment(args: argparse.Namespace, record: Record, plan, model, study):
-    """The study's Segmentation, by the flags of add_run_flags; what it took goes into the record."""
-    from l2s import pipeline
+def segment(args: argparse.Namespace, record: Record, plan, model, study, writing: float = 1.0):
+    """The study's Segmentation, by the flags of add_run_flags; what it took goes into the record.
 
-    settings = pipeline.Settings(args.fusion, args.windows, tuple(args.spacing_mm) if args.spacing_mm else None)
-    result = pipeline.segment(study, model, plan, settings, make_progress())
+    The record knows already what reading took; writing will take so many times that.
+    """
+    from l2s import int8, pipeline
+
+    settings = make_settings(args, record, writing)
+    result = pipeline.segment(study, model, plan, settings, make_progress(), faster_model(args, plan, model))
     record.content["seconds"] |= result.seconds
+    record.content["plan"] = result.plan
     record.content["method"] = result.details
+    record.content["left_out"] = result.left_out
+    if result.plan["precision"] == "int8":
+        record.content["weights"]["int8"] = int8.facts(model.folder)  # what it costs in Dice, where that was measured
     record.warn(result.warnings)
-    if plan.device != "cpu":
+    if result.plan["device"] != "cpu":
         import torch
 
-        record.content["peak_device_mib"] = round(torch.cuda.max_memory_allocated(plan.device) / 2**20)
+        record.content["peak_device_mib"] = round(torch.cuda.max_memory_allocated(result.plan["device"]) / 2**20)
     return result
+
+
+def over_budget(budget, record: Record) -> list[str]:
+    """A line for each limit that the run did not keep."""
+    lines = []
+    seconds, peak = time.perf_counter() - record.started, peak_rss_bytes()
+    if budget.seconds is not None and seconds > budget.seconds:
+        lines.append(f"the run took {seconds:.1f} s, --time-budget was {budget.seconds:g} s")
+    if budget.ram_bytes is not None and peak > budget.ram_bytes:
+        lines.append(f"peak memory was {peak / 2**30:.2f} GiB, --max-ram was {budget.ram_bytes / 2**30:.2f} GiB")
+    return lines
+
+
+def peak_rss_bytes() -> int:
+    """Main memory that this process held at its peak. Not ru_maxrss where it can be avoided: that counts the parent's too."""
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def write_result(args: argparse.Namespace, record: Record, case: sockets.Sockets, study, mask, target: Path) -> None:

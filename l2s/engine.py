@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 AXES = {"z": 0, "y": 1, "x": 2}
-# Peaks in fp32, channels last, measured with the segmenter of 16 to 128 channels (tests/segment/test_memory.py)
+# Peaks in fp32, channels last, measured with the segmenter of 16 to 128 channels (tests/segment/test_slabs.py)
 KEPT_BYTES_A_VOXEL = 120  # between the slabs: skips and features of a tile
 SLAB_BYTES_A_VOXEL = 520  # in a slab of the finest level
 PLAIN_BYTES_A_VOXEL = 640  # one plain pass: 470 (batch norm folded) to 630 (layer norm)
@@ -31,7 +31,7 @@ SHARE = {"cpu": 0.4, "cuda": 0.8}  # of the free memory: on the CPU the images, 
 SPARE_BYTES = 200 * 2**20  # of --max-ram: libraries' own buffers
 LEAST_TILE_VOXELS, LEAST_SLAB_VOXELS, LEAST_BATCH_PIXELS = 200_000, 100_000, 50_000
 # Larger ones gain no speed: with these a 400 x 400 x 326 case stays below 4 GiB in all
-MOST_SLAB_VOXELS, MOST_BATCH_PIXELS = 2_000_000, {"cpu": 150_000, "cuda": 8 * 320 * 384}
+MOST_SLAB_VOXELS, MOST_BATCH_PIXELS = 1_000_000, {"cpu": 150_000, "cuda": 8 * 320 * 384}
 HALVINGS = 4  # a GPU that cannot hold a sixteenth of the plan is left for the CPU
 
 

@@ -11,6 +11,7 @@ brings them into a run, and the run's record says how much they lost where that 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import logging
 import sys
@@ -137,6 +138,11 @@ def file_names(manifest: weights.Manifest) -> tuple[list[str], list[str]]:
     """(localizers, segmenters): the names of the models, one a fold, without ending."""
     parts = (("localizer", manifest.localizer.files), ("segmenter", manifest.segmenter.files))
     return tuple([f"{part}_{fold}" for fold in range(len(files))] for part, files in parts)
+
+
+def is_there(folder: Path) -> bool:
+    """Whether a weights folder has int8 networks and openvino is installed."""
+    return (Path(folder) / FOLDER / FACTS).is_file() and importlib.util.find_spec("openvino") is not None
 
 
 def read_facts(folder: Path) -> Facts:

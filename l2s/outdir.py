@@ -33,6 +33,7 @@ PET, CT, PROBABILITY, CUE, RECORD, REPORT = (
 )
 FORMATS = ("nii.gz", "mha")
 MASKS = tuple(f"mask.{ending}" for ending in FORMATS)
+FLAGS = {PROBABILITY: "save-probability", CUE: "save-cue"}
 OPTIONAL = (*MASKS, PROBABILITY, CUE, REPORT)  # an earlier run may have left one that this run does not write
 
 
@@ -137,7 +138,8 @@ def read(folder: Path) -> tuple[Saved, list[str]]:
     study, warnings = read_study(folder / PET, folder / CT, name) if has_ct else read_pet(folder / PET, name)
     if not has_ct:
         warnings.append(f"{folder} holds no {CT}: no HU")
-    study = replace(study, body=Body(**record.get("body", {})))
+    known = record.get("body") or {}
+    study = replace(study, body=Body(known.get("weight_kg"), known.get("height_cm"), known.get("sex")))
     maps = []
     for file in (PROBABILITY, CUE):
         array = None
@@ -146,6 +148,10 @@ def read(folder: Path) -> tuple[Saved, list[str]]:
             warnings += lines
             if not grid.matches(study.grid):
                 raise InputError(f"{folder / file} is not on the grid of {PET}; segment the case again")
+        else:
+            warnings.append(
+                f"{folder} holds no {file}: that part of the lesions' confidence stays empty (l2s segment --{FLAGS[file]})"
+            )
         maps.append(array)
     return Saved(study, read_truth(folder / masks[0], study.grid), masks[0], *maps, record), warnings
 
@@ -163,6 +169,6 @@ def read_record(folder: Path) -> dict:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is no JSON ({error}); segment the case again") from None
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or not all(isinstance(record.get(key, {}), dict) for key in ("case", "body")):
         raise InputError(f"{path} is no record of l2s; segment the case again")
     return record

@@ -24,6 +24,7 @@ from l2s.working import Working, from_working, to_working
 log = logging.getLogger(__name__)
 
 OUTSIDE_LOGIT = -30.0  # outside the body box: a probability of 1e-13, below every threshold
+PROBE_ROWS = 16  # of the body box: enough for the network's stride, a few percent of a body
 MAPS_TO_COME = 6  # float32 arrays of the body box that are made beside the networks: scaled channels, logits, sums
 
 Progress = Callable[[str, int, int], None]
@@ -60,7 +61,9 @@ class Segmentation:
         cue: float32 (z, y, x), stage 1.
         seconds: wall seconds of each stage.
         warnings: one line each.
-        details: JSON-able: working spacing, body box, fusion, windows, the plan, the passes that ran and those left out.
+        plan: JSON-able: the plan that was used, with its planes and tiles.
+        details: JSON-able: working spacing, body box, fusion, windows, the passes that ran.
+        left_out: passes that the deadline left no time for.
     """
 
     mask: np.ndarray
@@ -68,11 +71,18 @@ class Segmentation:
     cue: np.ndarray
     seconds: dict[str, float]
     warnings: list[str]
+    plan: dict
     details: dict
+    left_out: list[str]
 
 
 def segment(
-    study: Study, model: Model, plan: Plan, settings: Settings = Settings(), progress: Progress | None = None
+    study: Study,
+    model: Model,
+    plan: Plan,
+    settings: Settings = Settings(),
+    progress: Progress | None = None,
+    faster: Callable[[], Model] | None = None,
 ) -> Segmentation:
     """Lesions of one study.
 
@@ -82,6 +92,7 @@ def segment(
         plan: device, precision and budget; its sizes are made anew for this study.
         settings: deviations from the weights' own configuration.
         progress: called with (stage, steps done, steps in all).
+        faster: loads the same weights as int8 networks; called where the base answer would miss the deadline without them.
 
     Raises:
         InputError: a setting is unknown or does not fit the weights.
@@ -106,6 +117,15 @@ def segment(
     with stage("prepare"):
         working = to_working(study, spacing)
     plan = engine.fit(plan, reserve_bytes=4 * MAPS_TO_COME * working.pet_suv.size)
+    if settings.deadline is not None and faster is not None:
+        with stage("probe"):
+            # bringing the answer back takes about as long as preparing took
+            expected = base_seconds(working, model, plan, config) + seconds["prepare"]
+            left = settings.deadline - time.perf_counter()
+        if expected > left:
+            warnings.append(f"the base answer would take about {expected:.0f} s of {left:.0f} s in fp32: int8 networks are used")
+            with stage("load int8"):
+                model, plan = faster(), replace(plan, precision="int8")
     facts, lines = describe_plan(working, model, plan, config)
     warnings += lines
 
@@ -145,11 +165,36 @@ def segment(
         "fusion": policy,
         "windows": config.windows,
         "folds": max(folds),
-        "plan": asdict(plan) | facts,
         "passes": done,
-        "left_out": left_out,
     }
-    return Segmentation(mask, probability, cue, seconds, warnings, details)
+    return Segmentation(mask, probability, cue, seconds, warnings, asdict(plan) | facts, details, left_out)
+
+
+def base_seconds(working: Working, model: Model, plan: Plan, config: windows.WindowsConfig) -> float:
+    """About what one fold without mirrors takes on this study, from the middle of its body run twice (the first call is slower)."""
+    stacked = planes.stack_planes(working.pet_suv, model.manifest.localizer.planes)
+    count, depth = planes.batch_planes(plan, *stacked.shape[1:]), working.pet_suv.shape[0]
+    axis = planes.PLANE_AXIS[model.manifest.localizer.planes.plane]
+    some = middle(len(stacked), count)
+    rows = middle(depth, PROBE_ROWS)
+    seconds = 0.0
+    for part, one, share in (
+        ((*[slice(None)] * axis, some), ensemble.Pass("localize", 0), len(stacked) / (some.stop - some.start)),
+        ((rows,), ensemble.Pass("segment", 0), depth / (rows.stop - rows.start)),
+    ):
+        piece = replace(working, pet_suv=working.pet_suv[part], ct_hu=working.ct_hu[part])
+        for _ in range(2):
+            started = time.perf_counter()
+            run_pass(one, piece, model, plan, config)
+            taken = time.perf_counter() - started
+        seconds += taken * share
+    return seconds
+
+
+def middle(length: int, count: int) -> slice:
+    """The middle `count` of an axis, or all of it."""
+    start = max(0, (length - count) // 2)
+    return slice(start, min(length, start + count))
 
 
 def describe_plan(working: Working, model: Model, plan: Plan, config: windows.WindowsConfig) -> tuple[dict, list[str]]:

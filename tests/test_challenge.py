@@ -107,6 +107,41 @@ def test_the_record_says_how_it_was_made(case, run):
     assert "error" not in record
 
 
+def test_budgets_are_in_the_record(case, run):
+    code, _, record = run("--max-ram", "64G", "--time-budget", "1000", "--mirror", "xy")
+    assert code == 0
+    assert record["plan"]["budget"] == {"ram_bytes": 64 * 2**30, "vram_bytes": None, "seconds": 1000.0}
+    assert record["left_out"] == []
+    assert len(record["method"]["passes"]) == 8
+    assert {"tiles", "tile_zyx", "batch_planes", "halo"} <= set(record["plan"])
+
+
+def test_a_budget_that_cannot_be_kept_is_said(case, run):
+    code, err, record = run("--max-ram", "1M", "--time-budget", "0.01")
+    assert code == 0
+    assert record["left_out"] == ["localize fold 0 (x)", "segment fold 0 (x)"]
+    for text in ("--max-ram was", "--time-budget was", "the base answer alone took"):
+        assert any(text in line for line in record["warnings"]), text
+        assert text in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--max-ram", "4"), "4G or 512M"),
+        (("--max-vram", "6G"), "--max-vram is for GPUs"),
+        (("--time-budget", "0"), "--time-budget 0"),
+        (("--time-budget", "nan"), "--time-budget nan"),
+        (("--mirror", "w"), "mirror axis 'w'"),
+    ],
+)
+def test_budgets_that_mean_nothing_end_the_run_before_it(case, run, tmp_path, flags, line):
+    code, err, record = run(*flags, "--on-error", "empty")
+    assert code == 2
+    assert line in err
+    assert "result" not in record
+
+
 @pytest.mark.parametrize(
     ("edition", "folder"),
     [("auto", OLD), ("autopet1", OLD), ("autopet2", OLD), ("autopet3", OLD), ("autopet4", NEW), ("autopet5", NEW)],

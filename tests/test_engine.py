@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
 from l2s import engine
 from l2s.errors import InputError
+
+GIB = 2**30
 
 
 def test_a_cpu_plan_can_be_recorded():
@@ -40,22 +44,138 @@ def test_an_absent_gpu_is_named(monkeypatch):
     assert engine.choose("auto").device == "cpu"
 
 
-def test_little_memory_makes_small_tiles(monkeypatch):
-    monkeypatch.setattr(engine, "free_memory_bytes", lambda: 2**30)
+@pytest.fixture
+def memory(monkeypatch):
+    """memory(free GiB, used GiB): what the machine has left, and what this process holds."""
+
+    def set_to(free, used=1.0):
+        monkeypatch.setattr(engine, "free_memory_bytes", lambda: int(free * GIB))
+        monkeypatch.setattr(psutil.Process, "memory_info", lambda self: SimpleNamespace(rss=int(used * GIB)))
+
+    return set_to
+
+
+def test_little_memory_makes_small_tiles(memory):
+    memory(2)
     small = engine.choose("cpu")
-    monkeypatch.setattr(engine, "free_memory_bytes", lambda: 2**36)
+    memory(64)
     large = engine.choose("cpu")
-    assert small.tile_voxels * engine.BYTES_A_VOXEL < 2**30
-    assert small.tile_voxels < large.tile_voxels <= engine.MAX_TILE_VOXELS
+    assert engine.tile_bytes(small, small.tile_voxels) <= 0.4 * 2 * GIB
+    assert engine.tile_bytes(large, large.tile_voxels) <= 0.4 * 64 * GIB
+    assert small.slab_voxels < large.slab_voxels == engine.MOST_SLAB_VOXELS
+    assert small.batch_pixels <= large.batch_pixels == engine.MOST_BATCH_PIXELS["cpu"]
+    assert small.plain_voxels * engine.PLAIN_BYTES_A_VOXEL <= 0.4 * 2 * GIB
+
+
+def test_a_limit_leaves_the_networks_what_the_rest_does_not_need(memory):
+    memory(64, used=1)
+    plan = engine.choose("cpu", budget=engine.Budget(ram_bytes=4 * GIB))
+    fitted = engine.fit(plan, reserve_bytes=GIB)
+    # 4 GiB less 1 in use, 1 kept free, and the libraries' own
+    assert engine.tile_bytes(fitted, fitted.tile_voxels) == pytest.approx(2 * GIB - engine.SPARE_BYTES, rel=1e-3)
+    assert engine.tile_bytes(plan, plan.tile_voxels) == pytest.approx(3 * GIB - engine.SPARE_BYTES, rel=1e-3)
+    hopeless = engine.fit(plan, reserve_bytes=8 * GIB)
+    assert hopeless.tile_voxels == engine.LEAST_TILE_VOXELS
+    assert hopeless.batch_pixels == engine.LEAST_BATCH_PIXELS
+
+
+def test_a_limit_beyond_the_machine_changes_nothing(memory):
+    memory(4)
+    assert engine.choose("cpu", budget=engine.Budget(ram_bytes=2**50)).tile_voxels == engine.choose("cpu").tile_voxels
+
+
+def test_a_limit_for_a_gpu_is_refused_on_the_cpu():
+    with pytest.raises(InputError, match="--max-vram is for GPUs"):
+        engine.choose("cpu", budget=engine.Budget(vram_bytes=GIB))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4G", 4 * GIB), ("512M", 512 * 2**20), ("3.5GiB", int(3.5 * GIB)), (" 2 gb ", 2 * GIB), ("1T", 2**40)]
+)
+def test_sizes_are_read_as_docker_reads_them(text, size):
+    assert engine.parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["4", "", "G", "-4G", "4X", "0G", "4G5", "4e9", "1.G"])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(InputError, match="4G or 512M"):
+        engine.parse_bytes(text)
+
+
+def a_gpu(monkeypatch, name, capability, free=15 * GIB, reserved=0):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: name)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (free, 16 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: reserved)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
 
 def test_a_t4_has_no_bf16(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla T4")
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (15 * 2**30, 16 * 2**30))
+    a_gpu(monkeypatch, "Tesla T4", (7, 5))
     with pytest.raises(InputError, match="Tesla T4 has no bf16"):
         engine.choose("cuda", "bf16")
     assert engine.choose("auto", "fp16").device == "cuda:0"
     assert engine.choose("auto", "int8").device == "cpu"
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((6, 1), "fp32"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_the_gpu_s_capability_chooses_the_precision(monkeypatch, capability, precision):
+    a_gpu(monkeypatch, "GPU", capability)
+    assert engine.choose("auto").precision == precision
+
+
+def test_a_gpu_s_limit_counts_what_it_holds_already(monkeypatch):
+    a_gpu(monkeypatch, "GPU", (7, 5), reserved=GIB)
+    plan = engine.choose("cuda", "fp32", engine.Budget(vram_bytes=6 * GIB))
+    assert engine.tile_bytes(plan, plan.tile_voxels) == pytest.approx(5 * GIB, rel=1e-3)
+    half = engine.choose("cuda", "fp16", engine.Budget(vram_bytes=6 * GIB))
+    assert half.tile_voxels > 1.9 * plan.tile_voxels
+
+
+def test_out_of_device_memory_halves_and_ends_on_the_cpu(monkeypatch, caplog):
+    a_gpu(monkeypatch, "GPU", (8, 0))
+    plan = engine.choose("auto")
+    seen = []
+
+    def run(with_plan):
+        seen.append((with_plan.device, with_plan.precision, with_plan.tile_voxels))
+        if with_plan.kind == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return "answer"
+
+    result, used, lines = engine.with_less(plan, run)
+    assert result == "answer"
+    assert (used.device, used.precision) == ("cpu", "fp32")
+    assert [tile for device, _, tile in seen if device == "cuda:0"] == [
+        plan.tile_voxels // 2**k for k in range(engine.HALVINGS + 1)
+    ]
+    assert seen[-1][:2] == ("cpu", "fp32")
+    assert len(lines) == engine.HALVINGS + 1
+    assert "going on on the CPU" in lines[-1]
+
+
+def test_one_halving_that_suffices_is_kept(monkeypatch):
+    a_gpu(monkeypatch, "GPU", (8, 0))
+    plan = engine.choose("auto")
+
+    def run(with_plan):
+        if with_plan.batch_pixels == plan.batch_pixels:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return with_plan.tile_voxels
+
+    result, used, lines = engine.with_less(plan, run)
+    assert result == used.tile_voxels == plan.tile_voxels // 2
+    assert (used.device, len(lines)) == ("cuda:0", 1)
+
+
+def test_other_errors_and_the_cpu_s_own_are_not_hidden():
+    plan = engine.choose("cpu")
+    for error in (RuntimeError("CUDA error: an illegal memory access"), torch.OutOfMemoryError("CPU")):
+
+        def run(with_plan, error=error):
+            raise error
+
+        with pytest.raises(type(error)):
+            engine.with_less(plan, run)

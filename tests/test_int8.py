@@ -270,6 +270,13 @@ def test_process_says_what_int8_costs(made, phantoms, tmp_path, capfd):
     code, _, record = run("--device", "cpu")  # an installed extra alone changes nothing
     assert code == 0
     assert "int8" not in record["weights"]
+    code, err, record = run("--device", "cpu", "--time-budget", "0.01")  # a budget that fp32 misses does
+    assert code == 0
+    assert record["plan"]["precision"] == "int8"
+    assert record["weights"]["int8"] == int8.facts(made[1])
+    assert "int8 networks are used" in err
+    code, _, record = run("--device", "cpu", "--time-budget", "0.01", "--precision", "fp32")  # unless fp32 is asked for
+    assert record["plan"]["precision"] == "fp32"
     code, err, _ = run("--precision", "int8", "--device", "cuda")
     assert code == 2
     assert "int8 is for the CPU" in err

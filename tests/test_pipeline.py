@@ -1,6 +1,7 @@
 """The whole method on a small study with random weights: geometry, settings, and the literal chain of its stages."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -83,6 +84,70 @@ def test_settings_are_kept_and_said(study, model, plan):
 def test_unknown_settings_are_refused(study, model, plan, settings):
     with pytest.raises(InputError, match="one of"):
         pipeline.segment(study, model, plan, settings)
+
+
+def test_mirrors_are_the_mean_of_mirrored_studies(study, model, plan):
+    """The study lies in the middle of a cube of strides, so that mirroring moves no plane against the stride's grid."""
+    start, stop = (10, 15, 15), (14, 20, 20)
+    pet, ct = np.full((32, 32, 32), 0.05, np.float32), np.full((32, 32, 32), 40, np.float32)
+    pet[tuple(slice(a, b) for a, b in zip(start, stop))] = 12
+    grid = Grid(pet.shape, (8.0, 8.0, 8.0), (0.0, 0.0, 0.0))
+    both = pipeline.segment(Study(pet, ct, grid), model, plan, Settings(mirror=("x",)))
+    one = pipeline.segment(Study(pet, ct, grid), model, plan)
+    other = pipeline.segment(Study(pet[..., ::-1].copy(), ct, grid), model, plan)
+    mean = (logit(one.probability) + logit(other.probability)[..., ::-1]) / 2
+    np.testing.assert_allclose(logit(both.probability), mean, atol=1e-3)
+    assert [p["mirrors"] for p in both.details["passes"]] == [["none", "x"]] * 2
+
+
+def logit(probability):
+    return np.log(probability / (1 - probability))
+
+
+def test_a_deadline_that_has_passed_leaves_the_base_answer(study, model, plan):
+    base = pipeline.segment(study, model, plan)
+    late = pipeline.segment(study, model, plan, Settings(deadline=time.perf_counter()))
+    np.testing.assert_array_equal(late.mask, base.mask)
+    np.testing.assert_array_equal(late.probability, base.probability)
+    assert late.left_out == ["localize fold 0 (x)", "segment fold 0 (x)"]
+    assert any("--time-budget" in line for line in late.warnings)
+
+
+def test_a_far_deadline_runs_all(study, model, plan):
+    twice = dataclasses.replace(model, localizers=model.localizers * 2, segmenters=model.segmenters * 2)
+    result = pipeline.segment(study, twice, plan, Settings(deadline=time.perf_counter() + 1e6, mirror=("x", "y")))
+    assert result.left_out == []
+    assert len(result.details["passes"]) == 2 * 2 * 4
+    at_once = pipeline.segment(study, twice, plan, Settings(mirror=("x", "y")))
+    np.testing.assert_allclose(result.probability, at_once.probability, atol=1e-5)
+
+
+def test_the_faster_networks_come_only_when_the_deadline_needs_them(study, model, plan):
+    calls = []
+
+    def faster():
+        calls.append(1)
+        return model
+
+    far = pipeline.segment(study, model, plan, Settings(deadline=time.perf_counter() + 1e6), faster=faster)
+    assert not calls
+    assert far.plan["precision"] == "fp32"
+    near = pipeline.segment(study, model, plan, Settings(deadline=time.perf_counter()), faster=faster)
+    assert calls == [1]
+    assert near.plan["precision"] == "int8"
+    assert any("int8 networks are used" in line for line in near.warnings)
+    pipeline.segment(study, model, plan, faster=faster)
+    assert calls == [1]
+
+
+def test_the_plan_tells_how_the_box_was_cut(study, model, plan):
+    facts = pipeline.segment(study, model, plan).plan
+    assert facts["tiles"] == 1
+    assert facts["halo"] == 0
+    (_, first, _), (_, last, _) = pipeline.segment(study, model, plan).details["body_box_zyx"]
+    assert facts["batch_planes"] == facts["planes"] == last - first
+    small = dataclasses.replace(plan, budget=engine.Budget(ram_bytes=1))
+    assert pipeline.segment(study, model, small).plan["tile_voxels"] == engine.LEAST_TILE_VOXELS
 
 
 def test_folds_are_averaged_as_logits(study, model, plan):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import inspect
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,15 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
     ct = np.full(SHAPE, -1000, np.float32)
     ct[:, 4:-4, 4:-4] = rng.normal(40, 10, ct[:, 4:-4, 4:-4].shape)
     return pet, ct
+
+
+@pytest.fixture(autouse=True)
+def live_log():
+    """process.py's tests leave a log handler on a stream that pytest has closed since; writing to it would complain on stderr."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "closed", False):
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +142,13 @@ def test_another_run_leaves_nothing_of_the_first(case, segmented, weights_folder
     assert cli.main(["measure", str(segmented)]) == 0
 
 
+def test_a_budget_that_was_not_kept_is_in_the_record(case, weights_folder, tmp_path):
+    assert segment(case, tmp_path / "out", weights_folder, "--time-budget", "0.001", "--mirror", "x") == 0
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert any("--time-budget was 0.001 s" in line for line in record["warnings"])
+    assert record["left_out"]
+
+
 def test_counting_flags(segmented, capsys):
     everything = table_of(segmented)
     smallest = min(one["volume_ml"] for one in everything["lesions"])
@@ -211,6 +228,7 @@ def test_what_segment_refuses_before_any_work(case, weights_folder, tmp_path, ca
         ((own, own), "holds the input SUV.mha"),
         ((case, tmp_path / "o", "--min-volume-ml", "-1"), "minimum volume -1 ml"),
         ((case, tmp_path / "o", "--spacing-mm", "4", "4", "0.1"), "--spacing-mm 4 4 0.1"),
+        ((case, tmp_path / "o", "--time-budget", "0"), "--time-budget 0"),
         ((tmp_path / "nowhere", tmp_path / "o"), "nowhere does not exist"),
         ((case / "images" / "pet" / "anna.mha", tmp_path / "o"), "without its CT"),
     ):
@@ -255,6 +273,8 @@ def test_a_broken_result_is_one_line(segmented, capsys):
     assert "is not on the PET's grid" in failed(capsys, "measure", segmented)
     (segmented / "mask.nii.gz").unlink()
     assert "holds no mask" in failed(capsys, "measure", segmented)
+    (segmented / "record.json").write_text('{"case": 3}')
+    assert "is no record of l2s" in failed(capsys, "measure", segmented)
     (segmented / "record.json").write_text("{")
     assert "is no JSON" in failed(capsys, "measure", segmented)
 
@@ -264,6 +284,15 @@ def test_a_result_without_ct_has_no_hu(segmented, caplog):
     assert cli.main(["measure", str(segmented)]) == 0
     assert table_of(segmented)["lesions"][0]["mean_hu"] is None
     assert "no HU" in caplog.text
+
+
+def test_confidence_without_its_maps_is_empty_and_said(segmented, caplog):
+    (segmented / "cue.nii.gz").unlink()
+    assert cli.main(["measure", str(segmented)]) == 0
+    assert "holds no cue.nii.gz" in caplog.text
+    assert "probability.nii.gz" not in caplog.text
+    one = table_of(segmented)["lesions"][0]
+    assert (one["cue_share"], one["probability_mean"] > 0.5) == (None, True)
 
 
 def test_body_facts_travel_with_the_folder(weights_folder, tmp_path):

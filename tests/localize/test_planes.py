@@ -46,6 +46,26 @@ def test_every_voxel_gets_its_own_answer(plane, neighbours, plan):
     assert done[-1] == (count, count)
 
 
+class FirstPlane(MiddlePlane):
+    """Answers with the neighbour in front, so that a copy mirrored across the planes shows."""
+
+    def forward(self, x):
+        return x[:, :1]
+
+
+@pytest.mark.parametrize("plane", ["coronal", "sagittal", "axial"])
+@pytest.mark.parametrize("network", [MiddlePlane(1), FirstPlane(1)])
+def test_mirrored_copies_are_the_mirrored_volume_s_answer_mirrored_back(plane, network, plan):
+    pet = np.random.default_rng(2).uniform(0, 40, (33, 21, 50)).astype(np.float32)
+    config, flips = PlanesConfig(plane=plane), engine.flips_of("xyz")
+    twin = np.zeros_like(pet)
+    for flip in flips:
+        mirrored = np.ascontiguousarray(np.flip(pet, flip))
+        twin += np.flip(planes.cue_logits(mirrored, network, config, plan), flip) / len(flips)
+    together = planes.cue_logits(pet, network, config, plan, flips=flips)
+    np.testing.assert_allclose(together, twin, atol=1e-5)
+
+
 def test_coronal_planes_fix_y():
     volume = np.zeros((4, 5, 6))
     volume[:, 3, :] = 1

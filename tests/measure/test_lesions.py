@@ -122,8 +122,9 @@ def test_the_patient_is_the_sum_of_the_lesions():
     assert one.dmax_voxels_mm == pytest.approx(pdist(places).max())
 
 
+@pytest.mark.filterwarnings("ignore:builtin type swig:DeprecationWarning")
 def test_mirp_finds_the_same(tmp_path):
-    """mirp 2.7 (the IBSI's reference software) on each lesion: mesh, diameter, sphericity, both peaks, mean and maximum.
+    """mirp 2.7 (IBSI features by other authors) on each lesion: mesh, diameter, sphericity, both peaks, mean and maximum.
 
     Lesions stay away from the image's edge: there mirp counts tissue beyond it as 0 or not at all, depending on their size.
     """
