@@ -134,5 +134,5 @@ def make_spin(part: np.ndarray, lesions: Located, box: volumes.Box, height_px: f
 
 def data_address(image, kind: str) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, format=kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {"optimize": True}))
+    image.save(buffer, format=kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {"compress_level": 6}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
