@@ -43,9 +43,9 @@ const state = {
 let volumes = null;   // {pet, ct?, labels}
 let drawer = null;    // {update(what)}
 
-const TONES = { lesion: [213, 94, 0], hit: [0, 158, 115], false: [213, 94, 0], missed: [86, 180, 233] };
+const TONES = { lesion: [213, 94, 0], hit: [0, 158, 115], false: [213, 94, 0], missed: [0, 114, 178] };
 const PICKED = [86, 180, 233];
-const toneOf = (number) => (number === state.picked ? (report.lesions[number - 1].verdict === 'missed' ? [240, 228, 66] : PICKED) : TONES[report.lesions[number - 1].verdict]);
+const toneOf = (number) => (number === state.picked ? PICKED : TONES[report.lesions[number - 1].verdict]);
 
 function moveTo(index, from) {
   state.index = inside(index);
