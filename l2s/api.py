@@ -144,13 +144,13 @@ class Result:
 
     def report(self, path: str | Path) -> Path:
         """Writes the HTML report, one file that needs nothing else; returns its path."""
-        import tempfile
+        from l2s import __version__
+        from l2s.measure import lesion_table
+        from l2s.report.page import Case, write_report
 
-        from l2s.report.page import write_report
-
-        with tempfile.TemporaryDirectory() as folder:  # the report reads a result's folder
-            self.save(folder, save_probability=True, save_cue=True)
-            write_report(Path(folder), Path(path))
+        tool = f"l2s {__version__}"
+        table = lesion_table.as_dict(self.measures, tool)
+        write_report(Path(path), Case(self.study, self.mask, table, self.record), tool)
         return Path(path)
 
 

@@ -24,6 +24,7 @@ log = logging.getLogger("l2s")
 
 RECORD = "l2s-record.json"
 PREVIEW = "l2s-preview.png"
+REPORT = "l2s-report.html"
 MODEL_FLAG_FILE = "data-centric-model.json"  # autoPET III asks whether the model is its data-centric baseline: it is not
 
 
@@ -40,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--preview", nargs="?", type=Path, const=Path(PREVIEW), help=f"also write a PNG (default: {PREVIEW} in --output)"
+    )
+    p.add_argument(
+        "--report", nargs="?", type=Path, const=Path(REPORT), help=f"also write an HTML page (default: {REPORT} in --output)"
     )
     p.add_argument("--verbose", action="store_true", help="log more")
     p.add_argument("--version", action="version", version=f"l2s {__version__}")
@@ -165,9 +169,10 @@ def count_clicks(case: sockets.Sockets, record: Record) -> int:
 def check_flags(args: argparse.Namespace) -> None:
     """Raises InputError for flags that would end the run after the work instead of before it."""
     check_run_flags(args)
-    place = (args.output / args.preview).parent if args.preview else args.output
-    if place != args.output and not place.is_dir():
-        raise InputError(f"--preview {args.preview}: {place} is no folder; make it or name another")
+    for flag, path in (("--preview", args.preview), ("--report", args.report)):
+        place = (args.output / path).parent if path else args.output
+        if place != args.output and not place.is_dir():
+            raise InputError(f"{flag} {path}: {place} is no folder; make it or name another")
 
 
 def check_run_flags(args: argparse.Namespace) -> None:
@@ -254,6 +259,9 @@ def run(args: argparse.Namespace, record: Record, plan, model) -> None:
     with record.stage("write"):
         write_result(args, record, case, study, result.mask, target)
     record.warn(over_budget(plan.budget, record))
+    if args.report:  # last: the page repeats the record's warnings
+        with record.stage("report"):
+            write_page(args.output / args.report, record, study, result)
 
 
 def segment(args: argparse.Namespace, record: Record, plan, model, study, writing: float = 1.0):
@@ -316,6 +324,17 @@ def write_result(args: argparse.Namespace, record: Record, case: sockets.Sockets
         path = args.output / args.preview
         preview(study, mask, path)
         log.info("preview: %s", path)
+
+
+def write_page(path: Path, record: Record, study, result) -> None:
+    """The HTML page, with the lesion table that it shows."""
+    from l2s.measure import lesion_table, lesions
+    from l2s.report.page import Case, write_report
+
+    tool = f"l2s {__version__}"
+    measures = lesions.measure(study, result.mask, result.probability, result.cue)
+    write_report(path, Case(study, result.mask, lesion_table.as_dict(measures, tool), record.content), tool)
+    log.info("report: %s", path)
 
 
 def write_empty(args: argparse.Namespace, record: Record) -> None:

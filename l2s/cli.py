@@ -11,10 +11,10 @@ import os
 import sys
 
 from l2s import __version__
-from l2s.commands import convert, evaluate, export, inspect, measure, phantom, segment, serve, weights
+from l2s.commands import convert, evaluate, export, inspect, measure, phantom, report, segment, serve, weights
 from l2s.errors import InputError
 
-COMMANDS = (inspect, convert, segment, measure, export, serve, evaluate, phantom, weights)
+COMMANDS = (inspect, convert, segment, measure, report, export, serve, evaluate, phantom, weights)
 
 
 def main(argv: list[str] | None = None) -> int:

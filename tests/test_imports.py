@@ -42,6 +42,8 @@ LAZY = (
     "pandas",
     "matplotlib",
     "PIL",
+    "jinja2",
+    "contourpy",
     "evalutils",
     "sklearn",
     "safetensors",

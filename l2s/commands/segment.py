@@ -36,6 +36,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     segment.add_argument("--save-probability", action="store_true", help="also write probability.nii.gz, 0..1 before fusion")
     segment.add_argument("--save-cue", action="store_true", help="also write cue.nii.gz, the localizer's answer, 0..1")
+    segment.add_argument("--report", action="store_true", help="also write report.html, one page for people")
     add_count_flags(segment)
     from l2s.challenge import add_run_flags
 
@@ -101,5 +102,7 @@ def run_segment(arguments: argparse.Namespace) -> None:
     files = result.save(
         arguments.outdir, image[0], arguments.save_probability, arguments.save_cue, dicom, uid_seed=arguments.uid_seed
     )
+    if arguments.report:
+        files.append(result.report(arguments.outdir / outdir.REPORT))
     print(lesion_table.as_text(result.measures))
     print(f"{arguments.outdir}: {', '.join(path.name for path in files)}")

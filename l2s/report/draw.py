@@ -70,16 +70,11 @@ def compose(panels: list[Panel], name: str, caption: str) -> Image:
 
 def draw_panel(panel: Panel, scale: float) -> Image:
     """One panel at scale pixels a mm."""
-    from PIL import Image, ImageDraw
+    from PIL import ImageDraw
 
     size = tuple(max(1, round(mm * scale)) for mm in panel.size_mm)
     black, white = panel.limits
-    plane = np.nan_to_num(panel.plane, nan=black).astype(np.float32)
-    # clipped first: a bladder of SUV 100 must not ring around itself
-    plane = np.clip(plane, min(panel.limits), max(panel.limits))
-    smooth = np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC))
-    shade = np.clip((smooth - black) / (white - black), 0, 1)
-    image = Image.fromarray(np.rint(255 * shade).astype(np.uint8)).convert("RGB")
+    image = shade(panel.plane, panel.limits, size).convert("RGB")
     image.paste(LESION_RGB, (0, 0), outline(panel.mask, size))
     pen = ImageDraw.Draw(image)
     if panel.cut_mm is not None:
@@ -97,6 +92,17 @@ def draw_panel(panel: Panel, scale: float) -> Image:
         pen.text(at, letter, font=font(18), fill=ink, anchor=anchor, stroke_width=2, stroke_fill=halo)
     pen.rectangle([0, 0, right, bottom], outline=(190, 190, 190))
     return image
+
+
+def shade(plane: np.ndarray, limits: tuple[float, float], size: tuple[int, int]) -> Image:
+    """The plane as an 8-bit grey picture of that (width, height); limits are the values that become black and white."""
+    from PIL import Image
+
+    black, white = limits
+    # clipped first: a bladder of SUV 100 must not ring around itself
+    plane = np.clip(np.nan_to_num(plane, nan=black).astype(np.float32), min(limits), max(limits))
+    smooth = np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC))
+    return Image.fromarray(np.rint(255 * np.clip((smooth - black) / (white - black), 0, 1)).astype(np.uint8))
 
 
 def outline(mask: np.ndarray, size: tuple[int, int]) -> Image:

@@ -1,0 +1,87 @@
+"""`l2s report` as a user meets it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from l2s import cli
+from l2s.io.images import write_mask
+from l2s.outdir import read
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory, write):
+    return write(tmp_path_factory.mktemp("result"), "first")
+
+
+def failed(capsys, *argv) -> str:
+    assert cli.main(["report", *map(str, argv)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    return err
+
+
+def test_a_page_of_a_result(result, tmp_path, capsys):
+    page = tmp_path / "new" / "page.html"
+    assert cli.main(["report", str(result), "-o", str(page)]) == 0
+    assert "3 lesions" in capsys.readouterr().out
+    assert [p.name for p in page.parent.iterdir()] == ["page.html"]
+    assert "first" in page.read_text()
+    assert cli.main(["report", str(result)]) == 0
+    assert (result / "report.html").is_file()
+
+
+def test_with_baseline_and_truth(result, write, tmp_path, capsys):
+    before = write(tmp_path / "before", "earlier", ())
+    study = read(result)[0].study
+    truth = np.zeros(study.grid.shape_zyx, bool)
+    truth[60:66, 28:34, 52:58] = True  # lesion 1, exactly: 216 of 254 voxels are right
+    write_mask(tmp_path / "truth.mha", truth, study.stored)
+    page = tmp_path / "p.html"
+    argv = ["report", result, "-o", page, "--baseline", before, "--truth", tmp_path / "truth.mha"]
+    assert cli.main([str(a) for a in argv]) == 0
+    text = page.read_text()
+    assert "compared with earlier" in text
+    assert f"Dice <b>{2 * 216 / (216 + 254):.3f}</b>" in text
+    assert "(1 of 1 true lesions found)" in text
+
+
+def test_a_result_without_a_table_is_measured(write, tmp_path, capsys):
+    folder = write(tmp_path / "r")
+    (folder / "lesions.json").unlink()
+    assert cli.main(["report", str(folder)]) == 0
+    assert "3 lesions" in capsys.readouterr().out
+    assert not (folder / "lesions.json").exists()
+
+
+def test_what_cannot_be_used_is_one_line(result, tmp_path, capsys):
+    assert "no such folder" in failed(capsys, tmp_path / "nowhere")
+    assert "give a name that ends in .html" in failed(capsys, result, "-o", tmp_path / "page.pdf")
+    (tmp_path / "folder.html").mkdir()
+    assert "is a folder" in failed(capsys, result, "-o", tmp_path / "folder.html")
+    assert "is the study itself" in failed(capsys, result, "--baseline", result)
+    assert "no such file" in failed(capsys, result, "--truth", tmp_path / "t.mha")
+    write_mask(tmp_path / "small.mha", np.ones((9, 9, 9), bool), read(result)[0].study.grid.crop((0, 0, 0), (9, 9, 9)))
+    assert "not on the PET's grid" in failed(capsys, result, "--truth", tmp_path / "small.mha", "-o", tmp_path / "x.html")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.html", "small.mha"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: "{", "is no table of l2s"),
+        (lambda table: json.dumps([]), "is no table of l2s"),
+        (lambda table: json.dumps(table | {"schema_version": 99}), "has schema version 99"),
+        (lambda table: json.dumps(table | {"lesions": [{}]}), "is no table of l2s"),
+        (lambda table: json.dumps(table | {"provenance": {"connectivity": 7, "min_voxels": 1}}), "connectivity 7"),
+        (lambda table: json.dumps(table | {"lesions": table["lesions"][:1]}), "do not belong together"),
+    ],
+)
+def test_a_broken_table(write, tmp_path, capsys, change, message):
+    folder = write(tmp_path / "r")
+    file = folder / "lesions.json"
+    file.write_text(change(json.loads(file.read_text())))
+    assert message in failed(capsys, folder, "-o", tmp_path / "p.html")
+    assert not (tmp_path / "p.html").exists()

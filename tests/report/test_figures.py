@@ -1,0 +1,92 @@
+import pytest
+
+from l2s.report import figures
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "n/a"),
+        (float("nan"), "n/a"),
+        (0.0, "0.00"),
+        (0.004, "0.00"),
+        (0.994, "0.99"),
+        (0.996, "1.0"),
+        (5.25, "5.2"),
+        (-7.0, "−7.0"),
+    ]
+    + [(99.94, "99.9"), (99.96, "100"), (1234.5, "1234"), (-0.0, "−0.00")],
+)
+def test_amounts(value, text):
+    assert figures.amount(value) == text.replace("−0.00", figures.amount(-0.0))
+
+
+def table(tmtv, tlg, suv_max, lesions=2, suv_peak=None):
+    patient = {"lesions": lesions, "tmtv_ml": tmtv, "tlg_suv_ml": tlg, "suv_max": suv_max, "suv_peak": suv_peak}
+    return {"patient": patient, "lesions": []}
+
+
+def test_changes():
+    lines = {line.name: line for line in figures.changes(table(100.0, 500.0, 8.0, 4), table(50.0, 500.0, 10.0, 2))}
+    assert (lines["TMTV"].before, lines["TMTV"].after) == ("100", "50.0")
+    assert (lines["TMTV"].difference, lines["TMTV"].percent) == ("−50.0", "−50.0 %")
+    assert (lines["TLG"].difference, lines["TLG"].percent) == ("±0", "+0.0 %")
+    assert (lines["SUVmax"].difference, lines["SUVmax"].percent) == ("+2.0", "+25.0 %")
+    assert (lines["Lesions"].difference, lines["Lesions"].percent) == ("−2", "−50.0 %")
+    assert (lines["SUVpeak"].before, lines["SUVpeak"].difference, lines["SUVpeak"].percent) == ("n/a",) * 3
+
+
+def test_a_baseline_of_nothing_has_no_percent():
+    lines = {line.name: line for line in figures.changes(table(0.0, 0.0, None, 0), table(12.0, 60.0, 7.0, 1))}
+    assert (lines["TMTV"].difference, lines["TMTV"].percent) == ("+12.0", "n/a")
+    assert (lines["SUVmax"].difference, lines["SUVmax"].percent) == ("n/a", "n/a")
+    assert (lines["Lesions"].difference, lines["Lesions"].percent) == ("+1", "n/a")
+
+
+def test_headlines(case, make):
+    assert figures.headline(make(lesions=()).table, []) == "No lesion marked."
+    one = make(lesions=(((40, 43), (20, 24), (30, 33), 14.0),)).table
+    assert figures.headline(one, ["right, 90 mm"]) == "1 lesion of 5.4 ml, on the right, 90 mm below the top of the scan."
+    assert figures.headline(one, ["90 mm"]) == "1 lesion of 5.4 ml, 90 mm below the top of the scan."
+    text = figures.headline(case.table, ["midline, 90 mm", "", ""])
+    # 216, 36 and 2 voxels of 0.15 ml
+    assert text == "3 lesions of 38.1 ml in all; the largest, 32.4 ml, lies near the midline, 90 mm below the top of the scan."
+
+
+def test_facts_answer_how_many_how_much_and_how_sure(case, make):
+    facts = {fact.head: fact for fact in figures.facts(case.table)}
+    assert (facts["Lesions"].value, facts["Volume (TMTV)"].value, facts["SUVmax"].value) == ("3", "38.1", "15.0")
+    assert facts["SUVmax"].note == "in lesion 2"
+    assert facts["How sure (probability)"].value == "0.80"
+    nothing = {fact.head: fact for fact in figures.facts(make(lesions=()).table)}
+    assert [nothing[k].value for k in ("Lesions", "Volume (TMTV)", "SUVmax", "How sure (probability)")] == [
+        "0",
+        "0",
+        "n/a",
+        "n/a",
+    ]
+    unknown = [dict(row, probability_mean=None) for row in case.table["lesions"]]
+    assert figures.sureness(unknown).value == "n/a"
+
+
+def test_warnings_hold_all_that_went_wrong_or_was_left_out():
+    record = {
+        "warnings": ["w"],
+        "error": "e",
+        "result": {"empty_because_of_error": True},
+        "method": {"left_out": ["fold 1", {"fold": 2}]},
+    }
+    lines = figures.warnings(record)
+    assert lines[0] == "the run ended with an error: e"
+    assert "EMPTY because of that error" in lines[1]
+    assert lines[2:] == ["w", "left out: fold 1", "left out: fold 2"]
+    assert figures.warnings({}) == []
+
+
+def test_a_record_that_lacks_things():
+    assert figures.intended_use({}) == figures.NOT_STATED
+    assert figures.provenance({}, "l2s 1", "today") == [
+        ("Segmented by", "unknown: the record is missing"),
+        ("page by", "l2s 1, today"),
+    ]
+    assert [head for head, _ in figures.sections({}, (1.0, 2.0, 3.0), (1.0, 2.0, 3.0))] == ["This page"]
