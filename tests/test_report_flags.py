@@ -1,0 +1,75 @@
+"""The page from process.py, from `l2s segment` and from the API: the same table whichever way, small random weights."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import l2s
+from l2s import challenge, cli
+from l2s.report import page
+
+SHAPE = (20, 26, 30)
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("case")
+    pet = np.random.default_rng(0).uniform(0.2, 1.5, SHAPE).astype(np.float32)
+    pet[8:12, 10:14, 12:16] = 14
+    ct = np.full(SHAPE, -1000, np.float32)
+    ct[:, 4:-4, 4:-4] = 40
+    for kind, array in (("pet", pet), ("ct", ct)):
+        (folder / "images" / kind).mkdir(parents=True)
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((8.0, 8.0, 8.0))
+        sitk.WriteImage(image, str(folder / "images" / kind / "anna.mha"))
+    return folder
+
+
+def table_of(path: Path) -> list[str]:
+    """The headline and the numbers of all rows of a page."""
+    text = path.read_text(encoding="utf-8")
+    cells = re.findall(r'<td class="rank[^"]*col-(?:number|volume_ml|suv_max)[^"]*" data-sort="([^"]*)"', text)
+    return [re.search(r'id="headline">([^<]*)<', text).group(1), *cells]
+
+
+def run(case, out, weights, *flags) -> int:
+    return challenge.main(["--input", str(case), "--output", str(out), "--weights", str(weights), "--device", "cpu", *flags])
+
+
+def test_three_ways_to_one_page(case, weights_folder, tmp_path, capsys):
+    assert run(case, tmp_path / "out", weights_folder, "--report") == 0
+    argv = ["segment", str(case), str(tmp_path / "result"), "--weights", str(weights_folder), "--device", "cpu", "--report"]
+    assert cli.main(argv) == 0
+    assert "report.html" in capsys.readouterr().out
+    l2s.segment(case, weights=weights_folder, device="cpu").report(tmp_path / "api.html")
+    first = table_of(tmp_path / "out" / "l2s-report.html")
+    assert first == table_of(tmp_path / "result" / "report.html") == table_of(tmp_path / "api.html")
+    record = json.loads((tmp_path / "out" / "l2s-record.json").read_text())
+    assert first[0].startswith(str(record["result"]["lesions"] or "No"))
+    assert "report" in record["seconds"]
+    assert "anna" in (tmp_path / "out" / "l2s-report.html").read_text()
+
+
+def test_no_flag_no_page_and_a_wrong_place_ends_before_the_work(case, weights_folder, tmp_path, capsys):
+    assert run(case, tmp_path / "out", weights_folder, "--report", "absent/x.html") == 2
+    assert "--report absent/x.html" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.mha"))
+    assert run(case, tmp_path / "out", weights_folder) == 0
+    assert not list((tmp_path / "out").rglob("*.html"))
+
+
+def test_a_failing_page_does_not_cost_the_mask(case, weights_folder, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(page, "write_report", broken)
+    assert run(case, tmp_path / "out", weights_folder, "--report", "--on-error", "empty") == 0
+    record = json.loads((tmp_path / "out" / "l2s-record.json").read_text())
+    assert record["error"] == "RuntimeError: no ink"
+    assert "empty_because_of_error" not in record["result"]
+    assert len(list((tmp_path / "out").rglob("*.mha"))) == 1
