@@ -16,11 +16,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     report = commands.add_parser(
         "report", help="make one HTML page of a result", description=run_report.__doc__, allow_abbrev=False
     )
-    report.add_argument("case", type=Path, help="a result of l2s segment")
+    report.add_argument("case", type=Path, nargs="?", help="a result of l2s segment")
     report.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="the page (default: report.html in the result's folder)"
     )
     report.add_argument("--baseline", type=Path, metavar="CASE", help="an earlier study's result to compare with")
+    report.add_argument("--followup", type=Path, metavar="CASE", help="the later study's result: the same as naming it first")
     report.add_argument(
         "--truth", type=Path, metavar="FILE", help="true mask on the PET's grid: lesions are shown as right, false, missed"
     )
@@ -33,9 +34,12 @@ def run_report(arguments: argparse.Namespace) -> None:
     from l2s.io.cases import read_truth
     from l2s.report.page import write_report
 
-    output = arguments.output or arguments.case / outdir.REPORT
-    check(arguments, output)
-    case = read_case(arguments.case)
+    if (arguments.case is None) == (arguments.followup is None):
+        raise InputError("one result is needed: l2s report CASE, or l2s report --baseline EARLIER --followup LATER")
+    folder = arguments.case or arguments.followup
+    output = arguments.output or folder / outdir.REPORT
+    check(arguments, folder, output)
+    case = read_case(folder)
     baseline = read_case(arguments.baseline) if arguments.baseline else None
     truth = read_truth(arguments.truth, case.study.grid) if arguments.truth else None
     scores = score(truth, case) if truth is not None else None
@@ -44,13 +48,13 @@ def run_report(arguments: argparse.Namespace) -> None:
     print(f"{output}: {len(case.table['lesions'])} lesions, {size / 1e6:.1f} MB, opens in a browser without a network")
 
 
-def check(arguments: argparse.Namespace, output: Path) -> None:
+def check(arguments: argparse.Namespace, folder: Path, output: Path) -> None:
     """Raises InputError, before any work, for paths that would end it."""
     if output.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"-o {output}: the page is HTML; give a name that ends in .html")
     if output.is_dir():
         raise InputError(f"-o {output} is a folder; name a file")
-    if arguments.baseline and arguments.baseline.resolve() == arguments.case.resolve():
+    if arguments.baseline and arguments.baseline.resolve() == folder.resolve():
         raise InputError(f"--baseline {arguments.baseline} is the study itself; name the earlier one's folder")
     if arguments.truth and not arguments.truth.is_file():
         raise InputError(f"--truth {arguments.truth}: no such file")
