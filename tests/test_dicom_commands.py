@@ -1,6 +1,7 @@
 """`l2s inspect`, `l2s convert` and `l2s evaluate --roi` as a user meets them."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -17,6 +18,12 @@ sys.path.insert(0, str(Path(__file__).parent / "io"))
 from dicom_samples import ct_series, pet_series, pet_volume, save, study  # noqa: E402
 
 FACTOR = 80000 / (4e8 * 2 ** (-3600 / 6586.2))
+
+
+@pytest.fixture(autouse=True)
+def fresh_log(monkeypatch):
+    """process.py's tests leave a handler behind that writes to a stream which pytest has closed."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
 
 
 def done(capsys, *argv) -> str:

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("build.sh", "test.sh", "export.sh", ".ci/run", ".ci/container.sh", "training/reproduce.sh")
 IMPORT_NAMES = {"pillow": "PIL", "scikit-image": "skimage"}  # where it is not the package's own
-INDIRECT = {"torchvision"}  # timm imports it
+# timm imports torchvision; the others are pydicom's decoders
+INDIRECT = {"torchvision", "python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg"}
 # what grand-challenge sets for an algorithm's container
 PLATFORM = (
     *("--network=none", "--memory=30g", "--memory-swap=30g", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
