@@ -6,6 +6,7 @@ from pathlib import Path
 
 import highdicom as hd
 from highdicom.color import CIELabColor
+from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from l2s.io.dicom_out import (
@@ -48,6 +49,9 @@ def write_seg(path: Path, findings: Findings, kind: str = BINARY) -> hd.seg.Segm
         return None
     first = findings.slices.headers[0]
     producer = findings.producer
+    if kind == LABELMAP and "gdcm" in RLELosslessEncoder.available_plugins:
+        # gdcm 3.2 aborts the whole process on some frames; pydicom's own encoder, the other one, does not
+        RLELosslessEncoder.remove_plugin("gdcm")
     with names_as_they_are():
         segmentation = hd.seg.Segmentation(
             source_images=[context(first), *findings.slices.headers[1:]],
