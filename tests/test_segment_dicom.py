@@ -220,6 +220,32 @@ def test_what_does_not_go_together(study, segmented, weights_folder, tmp_path, c
     assert not (tmp_path / "o").exists()
 
 
+def test_the_scanners_folder_stays_as_it_is(study, weights_folder, tmp_path, capsys):
+    folder = tmp_path / "scan"
+    shutil.copytree(study / "a", folder)
+    shutil.copytree(study / "b", folder, copy_function=lambda one, other: shutil.copy(one, f"{other}-ct"), dirs_exist_ok=True)
+    before = sorted(p.name for p in folder.iterdir())
+    for source in (folder, folder / before[0]):
+        assert "holds the DICOM files of the input" in failed(capsys, source, folder, weights_folder)
+    assert sorted(p.name for p in folder.iterdir()) == before
+    physicians = tmp_path / "other"
+    physicians.mkdir()
+    (physicians / "rtstruct.dcm").write_text("drawn by hand")
+    assert "holds rtstruct.dcm but no record.json" in failed(capsys, study, physicians, weights_folder)
+    archive = shutil.make_archive(str(tmp_path / "zips" / "case"), "zip", study)
+    assert segment(archive, tmp_path / "zips", weights_folder) == 0
+
+
+def test_the_parts_name_the_same_formats():
+    from l2s import outdir
+    from l2s.commands import segment as command
+    from l2s.io import dicom_out
+
+    assert command.DICOM_FORMATS == dicom_out.FORMATS
+    assert tuple(f"{name}.dcm" for name in dicom_out.FORMATS) == outdir.DICOM_RESULTS
+    assert command.IMAGE_FORMATS == outdir.FORMATS
+
+
 def test_too_many_lesions_leave_nothing_half_written(study, weights_folder, tmp_path, capsys, monkeypatch):
     from l2s.io import dicom_out
 

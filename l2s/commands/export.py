@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 from pathlib import Path
 
 from l2s.commands.dicom_options import add_dicom_options, overrides_from
@@ -71,7 +70,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     measures = measure(source.pet, mask, settings) if source.pet else None
     if measures is None:
         log.warning("SUV cannot be computed, so the SR has volumes alone: %s", source.problem)
-    min_voxels = measures.min_voxels if measures else max(1, math.ceil(settings.min_volume_ml / grid.voxel_volume_ml - 1e-6))
+    min_voxels = lesions.voxels_of(settings.min_volume_ml, grid.voxel_volume_ml)
     findings = prepare(mask, grid, found, Producer(version, name), arguments.uid_seed, settings.connectivity, min_voxels)
     figures = figures_of(measures.lesions, measures.patient) if measures else volumes_of(findings)
     for line in write_results(arguments.out, findings, figures, formats, arguments.one_region, arguments.labelmap):
