@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,17 @@ def write_weights(folder: Path, spacing_mm=8.0, norm="batch", seed=0) -> Path:
     )
     (folder / weights.MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest)))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """process.py and l2s set up logging for their process; here each test gets the root logger as it was before."""
+    root, ours = logging.getLogger(), logging.getLogger("l2s")
+    handlers, levels = list(root.handlers), (root.level, ours.level)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
 
 
 @pytest.fixture(scope="session")

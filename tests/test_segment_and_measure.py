@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import inspect
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +29,6 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
     ct = np.full(SHAPE, -1000, np.float32)
     ct[:, 4:-4, 4:-4] = rng.normal(40, 10, ct[:, 4:-4, 4:-4].shape)
     return pet, ct
-
-
-@pytest.fixture(autouse=True)
-def live_log():
-    """process.py's tests leave a log handler on a stream that pytest has closed since; writing to it would complain on stderr."""
-    root = logging.getLogger()
-    for handler in list(root.handlers):
-        if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "closed", False):
-            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="module")
