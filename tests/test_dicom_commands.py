@@ -67,7 +67,11 @@ def test_inspect_says_why_a_case_is_refused(tmp_path, capsys):
     out = done(capsys, "inspect", tmp_path)
     assert "CANNOT be read: SUV cannot be computed: PatientWeight is 0; give the patient's by --weight-kg" in out
     out = done(capsys, "inspect", tmp_path, "--weight-kg", "70")
-    assert "CANNOT be read: there is no CT" in out
+    assert "the PET alone can be read, but NOT as a PET/CT: there is no CT" in out
+    assert "l2s segment --ct FILE" in out
+    assert "l2s convert --pet-only" in out
+    content = json.loads(done(capsys, "inspect", tmp_path, "--json", "--weight-kg", "70"))
+    assert (content["usable"], content["pet_alone"]) == (False, True)
     assert not json.loads(done(capsys, "inspect", tmp_path, "--json"))["usable"]
     assert "no such file" in failed(capsys, "inspect", tmp_path / "nowhere")
 

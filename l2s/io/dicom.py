@@ -11,7 +11,7 @@ import hashlib
 import logging
 import shutil
 import weakref
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -20,9 +20,9 @@ import numpy as np
 from l2s.errors import InputError
 from l2s.io import dicom_files
 from l2s.io.dicom_choice import Choice, choose, lps_grid
-from l2s.io.dicom_series import Series, Stack, Table, read_header, read_table, read_voxels
-from l2s.io.headers import text
-from l2s.io.studies import MAX_SUV, check_ct, ct_on_grid
+from l2s.io.dicom_series import Series, Stack, Table, read_slice_header, read_table, read_voxels
+from l2s.io.headers import IMAGE_TYPES, text
+from l2s.io.studies import MAX_SUV, check_ct, check_finite, check_limits, check_pet, ct_on_grid
 from l2s.io.suv import AS_IN_THE_HEADER, Overrides, SuvFacts, suv_facts
 from l2s.study import Grid, Study, to_lps
 
@@ -91,6 +91,7 @@ class Inspection:
         table, choice: all series and the verdicts.
         suv: None where there is no PET or its SUV cannot be computed.
         problem: the line that read_dicom would raise; None where the study can be read.
+        pet_alone: whether the PET can be read as SUV, with or without a CT (read_pet, read_dicom with a CT file).
         others: files that are not DICOM.
         warnings: one line each.
     """
@@ -99,6 +100,7 @@ class Inspection:
     choice: Choice
     suv: SuvFacts | None
     problem: str | None
+    pet_alone: bool
     others: int
     warnings: tuple[str, ...]
 
@@ -140,7 +142,9 @@ def read_dicom(
             ct_stored = choice.ct_stack.grid
             ct_hu, ct_grid = _ct(choice.ct_stack)
             lines = _irregular(choice.ct_stack, "CT")
-        lines = [*lines, *check_ct(ct_hu, "the CT")]
+        check_limits("the CT", ct_grid)
+        check_finite(ct_hu, "the CT")
+        lines = [*found.warnings, *lines, *check_ct(ct_hu, "the CT")]
         resampled, more = ct_on_grid(ct_hu, ct_grid, pet.grid, "the PET", "the CT")
         study = Study(pet.pet_suv, resampled, pet.grid, pet.stored, name or pseudonym(pet.series.uid))
         case = DicomCase(
@@ -173,7 +177,8 @@ def read_pet(path: Path, pet_series: str | None = None, overrides: Overrides = A
     found = dicom_files.find_dicom(path)
     try:
         table = read_table(found.files, Path(path) if found.unpacked is None else found.unpacked)
-        return _pet(table, choose(table, pet_series), overrides)
+        pet = _pet(table, choose(table, pet_series), overrides)
+        return replace(pet, warnings=(*pet.warnings, *found.warnings))
     finally:
         if found.unpacked:
             shutil.rmtree(found.unpacked, ignore_errors=True)
@@ -192,7 +197,7 @@ def inspect_dicom(
         table = read_table(found.files, Path(path) if found.unpacked is None else found.unpacked)
         choice = choose(table, pet_series, ct_series)
         facts, problem = None, choice.pet_problem or choice.ct_problem
-        warnings = [*table.warnings, *choice.warnings]
+        warnings = [*table.warnings, *choice.warnings, *found.warnings]
         if choice.pet:
             try:
                 facts = suv_facts(pet_headers(choice.pet_stack), overrides)
@@ -202,15 +207,15 @@ def inspect_dicom(
             warnings += _irregular(choice.pet_stack, "PET")
         if choice.ct:
             warnings += _irregular(choice.ct_stack, "CT")
-        return Inspection(table, choice, facts, problem, found.others, tuple(dict.fromkeys(warnings)))
+        return Inspection(table, choice, facts, problem, facts is not None, found.others, tuple(dict.fromkeys(warnings)))
     finally:
         if found.unpacked:
             shutil.rmtree(found.unpacked, ignore_errors=True)
 
 
 def pet_headers(built: Stack) -> list:
-    """The headers of all slices, private elements included."""
-    return [read_header(instance.path) for instance in built.instances]
+    """The headers of all slices, with the private elements that suv.py needs."""
+    return [read_slice_header(instance.path) for instance in built.instances]
 
 
 def pseudonym(uid: str) -> str:
@@ -231,12 +236,14 @@ def _pet(table: Table, choice: Choice, overrides: Overrides) -> DicomPet:
     facts = suv_facts(headers, overrides)
     values = read_voxels(built)
     values *= np.float32(facts.factor)
+    check_finite(values, "the PET")
     high = float(values.max())
     if high > MAX_SUV or high <= 0:
         raise InputError(
             f"the largest SUV would be {high:g} (limits: above 0, up to {MAX_SUV:g}): weight ({facts.weight_kg} kg), dose "
             f"({facts.dose_bq} Bq) or times in the header are wrong; give the true ones (--weight-kg, --dose-bq, --injection-datetime)"
         )
+    check_pet(values, "the PET")
     view, grid = to_lps(values, built.grid)
     lossy = any(text(header, "LossyImageCompression") == "01" for header in headers)
     warnings = [*table.warnings, *choice.warnings, *facts.warnings, *_irregular(built, "PET")]
@@ -305,5 +312,5 @@ def _series_record(series: Series, grid: Grid) -> dict:
         "spacing_mm_xyz": list(grid.spacing_mm_xyz),
         "origin_mm_xyz": list(grid.origin_mm_xyz),
         "direction": list(grid.direction9),
-        "image_type": "/".join(series.image_type),
+        "image_type": "/".join(kind if kind in IMAGE_TYPES else "OTHER" for kind in series.image_type),
     }

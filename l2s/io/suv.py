@@ -14,7 +14,26 @@ from typing import TYPE_CHECKING
 
 from l2s.errors import InputError
 from l2s.io import body_size
-from l2s.io.headers import as_number, as_text, lenient, number, parse_date, parse_datetime, parse_time, private, raw, text, texts
+from l2s.io.headers import (
+    CORRECTIONS,
+    MODALITIES,
+    PET_UNITS,
+    SUV_TYPES,
+    ZONE,
+    as_number,
+    as_text,
+    items,
+    lenient,
+    number,
+    parse_date,
+    parse_datetime,
+    parse_time,
+    private,
+    raw,
+    text,
+    texts,
+    word,
+)
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -44,10 +63,18 @@ HEIGHT_M = (0.2, 2.6)
 UPTAKE_MIN = (30.0, 150.0)
 MIDNIGHT_S = 6 * 3600.0  # an injection of the evening before: nobody waits longer with a tracer of two hours
 MANY_HALF_LIVES = 10.0  # a thousandth of the dose is left: the dates are wrong
+DATED_S = 4 * 3600.0  # half-lives above it: people wait for days, so a time of day does not tell the moment
+LATE_REFERENCE = timedelta(minutes=10)  # of a private reference after the first acquisition: clocks differ by less
 AGREEMENT = 0.01  # of Philips's two factors
 TRUNCATED = timedelta(seconds=1)  # of two times one may have lost its fraction
 FRAME_S = (2.0, 10.0)  # a mean time of a frame agrees, differs
 NO_DATE = date(1900, 1, 1)  # stands for the day of a scan whose headers have lost all dates
+# (words of the header, the name that is kept): the element is free text
+MANUFACTURERS = (
+    ("SIEMENS|CPS|CTI", "Siemens"), ("GE|GENERAL ELECTRIC", "GE"), ("PHILIPS|ADAC|MARCONI", "Philips"), ("UIH|UNITED IMAGING", "United Imaging"),
+    ("CANON", "Canon"), ("TOSHIBA", "Toshiba"), ("HITACHI", "Hitachi"), ("SHIMADZU", "Shimadzu"), ("MEDISO", "Mediso"),
+    ("NEUSOFT", "Neusoft"), ("SINOUNION", "Sinounion"), ("BRUKER", "Bruker"),
+)  # fmt: skip
 FDG = re.compile(r"FDG|FLUORO-?(2-?)?DE(S)?OXY-?-?(D-?)?GLUCOSE|FLUDEOXYGLUCOSE", re.IGNORECASE)
 
 
@@ -78,7 +105,9 @@ class SuvFacts:
     Attributes:
         factor: SUVbw = (stored value * RescaleSlope + RescaleIntercept) * factor.
         method: how the factor was made, in words.
-        units, suv_type, decay_correction, manufacturer, tracer, nuclide: as the header has them.
+        units, suv_type, decay_correction, nuclide: as the header has them, by DICOM's words alone.
+        manufacturer: of a list, 'other' or 'unknown'. tracer: 'FDG', 'other' or None. Both are free text in the header, and a record
+            of these facts may be passed on.
         weight_kg, height_m, sex, age_years: of the patient; None where unknown and not needed. Ages above 89 read 90.
         dose_bq: injected; decayed_dose_bq: what of it is left at the reference, None where the factor does not need it.
         injection, reference: scanner's wall clock; reference_source names the element.
@@ -151,11 +180,12 @@ def suv_facts(headers: Sequence[Dataset], overrides: Overrides = AS_IN_THE_HEADE
     warnings: list[str] = []
     units = check_units(first)
     decay = check_decay(first)
+    suv_type = (text(first, "SUVType") or "").upper() or None
     common = {
         "units": units,
-        "suv_type": text(first, "SUVType"),
+        "suv_type": suv_type if suv_type is None or suv_type in SUV_TYPES else "other",
         "decay_correction": decay,
-        "manufacturer": lenient(text, first, "Manufacturer") or "unknown",
+        "manufacturer": _manufacturer(first),
         "tracer": _tracer(headers, warnings),
         "nuclide": lenient(lambda: _nuclide(_pharmaceutical(headers))),
         "height_m": _height(headers, overrides),
@@ -176,8 +206,13 @@ def suv_facts(headers: Sequence[Dataset], overrides: Overrides = AS_IN_THE_HEADE
     elif units == "CNTS":
         factor, method = _philips(headers, dose, why_not, overrides, warnings)
     else:
-        factor, method = _from_other_suv(units, text(first, "SUVType"), weight, common["height_m"], common["sex"], warnings)
-        if unused := sorted({"dose_bq", "injection", "reference", "half_life_s"} & set(overrides.given())):
+        factor, method = _from_other_suv(units, suv_type, weight, common["height_m"], common["sex"], warnings)
+        useless = {"dose_bq", "injection", "reference", "half_life_s"}
+        if units == "GML" and suv_type in (None, "BW"):
+            useless.add("weight_kg")
+        else:
+            _warn_of_baked_in(headers, overrides, warnings)
+        if unused := sorted(useless & set(overrides.given())):
             warnings.append(f"{', '.join(unused)} given, but the series is in SUV already: it has no bearing")
         if why_not:
             warnings.append(f"dose and uptake time are unknown: {why_not}")
@@ -211,7 +246,7 @@ def check_corrected(header: Dataset) -> None:
         raise InputError(f"{name} (multi-frame) is not read; export the series as classic PET Image Storage")
     modality = text(header, "Modality")
     if modality != "PT":
-        raise InputError(f"Modality is {modality}, not PT; name the PET series")
+        raise InputError(f"Modality is {word(modality, MODALITIES) if modality else 'absent'}, not PT; name the PET series")
     corrections = texts(header, "CorrectedImage")
     if "ATTN" not in corrections or attenuation_denied(header):
         raise InputError(
@@ -219,7 +254,7 @@ def check_corrected(header: Dataset) -> None:
         )
     if "DECY" not in corrections:
         raise InputError(
-            f"CorrectedImage is {'/'.join(corrections)}, without DECY: the series is not decay corrected; reconstruct it with "
+            f"CorrectedImage is {'/'.join(c for c in corrections if c in CORRECTIONS)}, without DECY: the series is not decay corrected; reconstruct it with "
             "decay correction"
         )
 
@@ -236,7 +271,7 @@ def check_units(header: Dataset) -> str:
     units = (text(header, "Units") or "").upper()
     if units not in UNITS:
         raise InputError(
-            f"Units is {units or 'absent'}: only {', '.join(UNITS)} can be made SUV; export the series in Bq/ml (BQML)"
+            f"Units is {word(units, PET_UNITS) if units else 'absent'}: only {', '.join(UNITS)} can be made SUV; export the series in Bq/ml (BQML)"
         )
     return units
 
@@ -246,30 +281,27 @@ def check_decay(header: Dataset) -> str:
     decay = (text(header, "DecayCorrection") or "").upper()
     if decay not in ("START", "ADMIN"):
         raise InputError(
-            f"DecayCorrection is {decay or 'absent'} (START or ADMIN is needed): the moment that the values belong to is unknown; "
+            f"DecayCorrection is {word(decay, ('NONE',)) if decay else 'absent'} (START or ADMIN is needed): the moment that the values belong to is unknown; "
             "reconstruct the series with decay correction"
         )
     return decay
 
 
 def _agreed(headers: Sequence[Dataset], keyword: str, read=None):
-    """The value that all slices share."""
+    """The value that all slices share; a line about others names none of them, it may be a date or free text."""
     read = read or (lambda header: texts(header, keyword))
     values = list(dict.fromkeys(read(header) for header in headers))
     if len(values) > 1:
-        shown = ", ".join("/".join(v) if isinstance(v, tuple) else str(v) for v in values[:3])
-        raise InputError(f"the slices of the series disagree on {keyword}: {shown}; export the series again, alone")
+        raise InputError(f"the slices of the series disagree on {keyword} ({len(values)} values); export the series again, alone")
     return values[0]
 
 
 def _pharmaceutical(headers: Sequence[Dataset]) -> Dataset | None:
     """The one radiopharmaceutical of the first slice."""
-    items = raw(headers[0], "RadiopharmaceuticalInformationSequence")
-    if items is None:
-        return None
-    if len(items) > 1:
-        raise InputError(f"the header lists {len(items)} radiopharmaceuticals; SUV is defined for one")
-    return items[0]
+    drugs = items(headers[0], "RadiopharmaceuticalInformationSequence")
+    if len(drugs) > 1:
+        raise InputError(f"the header lists {len(drugs)} radiopharmaceuticals; SUV is defined for one")
+    return drugs[0] if drugs else None
 
 
 def _of_dose(headers: Sequence[Dataset], keyword: str, read):
@@ -282,22 +314,32 @@ def _of_dose(headers: Sequence[Dataset], keyword: str, read):
     return _agreed(headers, keyword, one)
 
 
+def _manufacturer(header: Dataset) -> str:
+    name = (lenient(text, header, "Manufacturer") or "").upper()
+    known = (kept for words, kept in MANUFACTURERS if re.search(rf"(?<![A-Z])({words})(?![A-Z])", name))
+    return next(known, "other" if name else "unknown")
+
+
 def _tracer(headers: Sequence[Dataset], warnings: list[str]) -> str | None:
-    item = lenient(_pharmaceutical, headers)
+    tracer = _tracer_of(lenient(_pharmaceutical, headers))
+    if tracer == "other":
+        warnings.append("the tracer is not FDG: the networks were made for FDG")
+    return tracer
+
+
+def _tracer_of(item: Dataset | None) -> str | None:
+    """'FDG', 'other', or None where the header does not say."""
     if item is None:
         return None
-    name = lenient(text, item, "Radiopharmaceutical")
-    codes = lenient(raw, item, "RadiopharmaceuticalCodeSequence")
-    meaning = lenient(text, codes[0], "CodeMeaning") if codes else None
-    known = [n for n in (name, meaning) if n]
-    if known and not any(FDG.search(n) for n in known):
-        warnings.append(f"the tracer is {known[0]!r}, not FDG: the networks were made for FDG")
-    return known[0] if known else None
+    codes = lenient(items, item, "RadiopharmaceuticalCodeSequence")
+    names = (lenient(text, item, "Radiopharmaceutical"), lenient(text, codes[0], "CodeMeaning") if codes else None)
+    known = [name for name in names if name]
+    return ("FDG" if any(FDG.search(name) for name in known) else "other") if known else None
 
 
 def _nuclide(item: Dataset | None) -> str | None:
     """A name of NUCLIDES by the radionuclide's code, else by its meaning; None where unknown."""
-    codes = raw(item, "RadionuclideCodeSequence") if item is not None else None
+    codes = items(item, "RadionuclideCodeSequence") if item is not None else None
     if not codes:
         return None
     value, meaning = text(codes[0], "CodeValue"), (text(codes[0], "CodeMeaning") or "").upper()
@@ -374,8 +416,12 @@ def _half_life(headers: Sequence[Dataset], overrides: Overrides) -> float:
     if overrides.half_life_s is not None:
         return _limited(overrides.half_life_s, (1.0, 1e8), "the half-life", "s", "--half-life-s")
     half_life = _of_dose(headers, "RadionuclideHalfLife", number)
-    nuclide = _nuclide(_pharmaceutical(headers))
+    drug = _pharmaceutical(headers)
+    nuclide = _nuclide(drug)
     known = NUCLIDES[nuclide][2] if nuclide else None
+    if half_life and known is None and _tracer_of(drug) == "FDG":
+        # enough to doubt a half-life that is there, too little to make one up
+        nuclide, known = "F-18", NUCLIDES["F-18"][2]
     if not half_life and known is None:
         raise InputError(
             "RadionuclideHalfLife is absent and the radionuclide's code is not known; give it by --half-life-s (F-18: 6586.2)"
@@ -444,7 +490,13 @@ def _reference(
             if first is None:
                 day = _day(headers[0], "AcquisitionDate", "SeriesDate", "StudyDate")
                 return (datetime.combine(day, moment.time()) if day else moment), name
-            return _nearest(moment, first, name, warnings), name
+            moment = _nearest(moment, first, name, warnings)
+            if moment > first + LATE_REFERENCE:
+                raise InputError(
+                    f"{name} is {moment:%H:%M:%S}, after the first acquisition at {first:%H:%M:%S} (limit "
+                    f"{LATE_REFERENCE.total_seconds() / 60:g} min): it cannot be the decay reference; give that by --reference-datetime"
+                )
+            return moment, name
     if first is None:
         raise InputError("AcquisitionTime is absent, so the decay reference is unknown; give it by --reference-datetime")
     clock = _agreed(headers, "SeriesTime", lambda header: text(header, "SeriesTime"))
@@ -510,8 +562,12 @@ def _injection(
         if isinstance(moment, datetime) and reference.date() == NO_DATE:
             moment = moment.time()
     elif whole:
-        moment = parse_datetime(whole, "RadiopharmaceuticalStartDateTime", text(headers[0], "TimezoneOffsetFromUTC"))
-        if clock and lenient(parse_time, clock, "RadiopharmaceuticalStartTime") not in (None, moment.time()):
+        zone = text(headers[0], "TimezoneOffsetFromUTC")
+        moment = parse_datetime(whole, "RadiopharmaceuticalStartDateTime", zone)
+        wall = lenient(parse_time, clock, "RadiopharmaceuticalStartTime") if clock else None
+        if ZONE.search(whole) and not zone:
+            moment = _on_the_wall_clock(moment, wall, warnings)
+        elif wall not in (None, moment.time()):
             warnings.append("RadiopharmaceuticalStartTime and StartDateTime disagree: StartDateTime is taken")
         if abs((reference - moment).total_seconds()) > max(limit_s, 86400.0):
             if reference.date() != NO_DATE:
@@ -528,6 +584,14 @@ def _injection(
     else:
         return None
     if isinstance(moment, time):
+        if half_life > DATED_S:
+            if not needed:
+                return None
+            raise InputError(
+                f"the injection is a time of day without a usable date, and with a half-life of {half_life / 3600:.1f} h (limit "
+                f"{DATED_S / 3600:g} h) it may lie days back; give --injection-datetime with its date (and --reference-datetime where the "
+                "scan has none)"
+            )
         moment = _day_of_injection(moment, reference)
     uptake = (reference - moment).total_seconds()
     if uptake < 0:
@@ -540,6 +604,28 @@ def _injection(
             "--injection-datetime"
         )
     return moment
+
+
+def _on_the_wall_clock(moment: datetime, wall: time | None, warnings: list[str]) -> datetime:
+    """A DT with an offset, in a header that does not give its own, on the scanner's wall clock.
+
+    Such a DT is often UTC. StartTime beside it is the wall clock; no zone is more than half a day off, so the nearest day is the right one.
+    """
+    if wall is None:
+        warnings.append(
+            "RadiopharmaceuticalStartDateTime has an offset from UTC, but the header has no TimezoneOffsetFromUTC: it is taken as the "
+            "scanner's own clock"
+        )
+        return moment
+    days = [datetime.combine(moment.date() + timedelta(days=k), wall) for k in (-1, 0, 1)]
+    best = min(days, key=lambda m: abs(m - moment))
+    if abs(best - moment) <= TRUNCATED:
+        return moment
+    warnings.append(
+        "RadiopharmaceuticalStartDateTime has an offset from UTC and disagrees with RadiopharmaceuticalStartTime, and the header has no "
+        "TimezoneOffsetFromUTC: StartTime is taken"
+    )
+    return best
 
 
 def _day_of_injection(clock: time, reference: datetime) -> datetime:
@@ -571,6 +657,17 @@ def _philips(
         if dose is None:
             raise why_not
         return to_bqml * dose.factor, "counts x Philips's activity factor x weight / decayed dose"
+    if overrides.weight_kg is not None:
+        # the factor is weight / (decayed dose) times a constant: another weight scales it, other doses and times need what it lacks
+        try:
+            before = _weight(headers, AS_IN_THE_HEADER)
+        except InputError:
+            raise InputError(
+                "the series has only Philips's SUV factor, made with a weight that the header does not tell: --weight-kg cannot correct it; "
+                "leave it out, or export in Bq/ml"
+            ) from None
+        to_suv *= _weight(headers, overrides) / before
+        changed.remove("weight_kg")
     if changed:
         warnings.append(f"{', '.join(changed)} given, but the series has only Philips's SUV factor: no bearing on the SUV")
     if to_bqml is not None and dose is not None and abs(to_bqml * dose.factor / to_suv - 1) > AGREEMENT:
@@ -581,17 +678,33 @@ def _philips(
     return to_suv, "counts x Philips's SUV factor"
 
 
+def _warn_of_baked_in(headers: Sequence[Dataset], overrides: Overrides, warnings: list[str]) -> None:
+    """Lean and surface SUV were made by the scanner, with its own weight and height: a better one cannot mend them."""
+    own = {
+        "weight_kg": lenient(_agreed, headers, "PatientWeight", lambda header: number(header, "PatientWeight")),
+        "height_m": _height(headers, AS_IN_THE_HEADER),
+        "sex": _sex(headers, AS_IN_THE_HEADER),
+    }
+    given = overrides.given()
+    if differ := [name for name, value in own.items() if value and name in given and given[name] != value]:
+        warnings.append(
+            f"{', '.join(differ)} given, but the stored values were made with the header's: SUVbw is right only if the scanner had yours"
+        )
+
+
 def _from_other_suv(
     units: str, suv_type: str | None, weight: float | None, height: float | None, sex: str | None, warnings: list[str]
 ) -> tuple[float, str]:
     """Values that are SUV already, of whatever kind, to SUVbw."""
     kind = (suv_type or ("BSA" if units == "CM2ML" else "BW")).upper()
     if (units == "CM2ML") != (kind == "BSA"):
-        raise InputError(f"Units is {units}, but SUVType is {kind}; the two contradict each other: export in Bq/ml (BQML)")
+        raise InputError(
+            f"Units is {units}, but SUVType is {word(kind, SUV_TYPES)}; the two contradict each other: export in Bq/ml (BQML)"
+        )
     if kind == "BW":
         return 1.0, "SUVbw as stored"
     if kind not in ("BSA", "LBM", "LBMJAMES128", "LBMJANMA", "IBW"):
-        raise InputError(f"SUVType is {kind}, which is not known; export the series in Bq/ml (BQML)")
+        raise InputError(f"SUVType is {word(kind, SUV_TYPES)}, which is not known; export the series in Bq/ml (BQML)")
     for value, what, flag in ((weight, "weight", "--weight-kg"), (height, "height", "--height-m"), (sex, "sex", "--sex")):
         if value is None and (what != "sex" or kind != "BSA"):
             raise InputError(f"SUVType is {kind}, and the patient's {what} is absent or impossible; give it by {flag}")

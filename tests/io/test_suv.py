@@ -71,7 +71,7 @@ def test_vendors(vendor):
 
 def test_a_hand_worked_factor():
     # one half-life after injection half of 400 MBq is left: 80000 g / 200e6 Bq
-    header = pet_header({"RadionuclideHalfLife": "3600", "nuclide": None}, SeriesTime="100000")
+    header = pet_header({"RadionuclideHalfLife": "3600", "Radiopharmaceutical": None}, SeriesTime="100000")
     assert factor(header) == pytest.approx(4e-4, rel=1e-12)
 
 
@@ -94,9 +94,9 @@ def test_without_decy_it_is_refused():
     assert "DECY" in refused(pet_header(CorrectedImage=["ATTN", "NORM"]))
 
 
-@pytest.mark.parametrize("value", ["NONE", None, "LATER"])
-def test_decay_correction_must_be_start_or_admin(value):
-    assert f"DecayCorrection is {value or 'absent'}" in refused(pet_header(DecayCorrection=value))
+@pytest.mark.parametrize(("value", "shown"), [("NONE", "NONE"), (None, "absent"), ("LATER", "a word that DICOM does not define")])
+def test_decay_correction_must_be_start_or_admin(value, shown):
+    assert f"DecayCorrection is {shown}" in refused(pet_header(DecayCorrection=value))
 
 
 @pytest.mark.parametrize("uid", ["1.2.840.10008.5.1.4.1.1.130", "1.2.840.10008.5.1.4.1.1.128.1"])
@@ -169,7 +169,7 @@ def test_lean_suv_without_height_or_sex_is_refused(kind):
 def test_units_and_types_that_contradict_each_other_are_refused():
     assert "contradict" in refused(pet_header(Units="GML", SUVType="BSA"))
     assert "contradict" in refused(pet_header(Units="CM2ML", SUVType="BW"))
-    assert "SUVType is XYZ" in refused(pet_header(Units="GML", SUVType="XYZ"))
+    assert "which is not known" in refused(pet_header(Units="GML", SUVType="XYZ"))
 
 
 def test_suv_needs_neither_weight_nor_dose():
@@ -216,7 +216,13 @@ def test_philips_factors_that_disagree_are_told():
 def test_philips_overrides_go_through_the_activity_factor():
     header = philips(private=[(*SUV_FACTOR, "0.00045"), (*ACTIVITY_FACTOR, "1.5")])
     assert factor(header, weight_kg=100) == pytest.approx(1.5 * expected(60, weight_kg=100))
-    assert "no bearing" in warned(philips(private=[(*SUV_FACTOR, "0.00045")]), weight_kg=100)
+    alone = philips(private=[(*SUV_FACTOR, "0.00045")])
+    assert "dose_bq given" in warned(alone, dose_bq=3e8)
+    assert factor(alone, dose_bq=3e8) == 0.00045
+    # made with the header's 80 kg
+    assert factor(alone, weight_kg=100) == pytest.approx(0.00045 * 100 / 80, rel=1e-12)
+    assert "no bearing" not in warned(alone, weight_kg=100)
+    assert "cannot correct it" in refused(philips(private=[(*SUV_FACTOR, "0.00045")], PatientWeight=None), weight_kg=100)
 
 
 def test_counts_without_factors_are_refused():

@@ -212,7 +212,7 @@ def oracle(slices: list[dict], given: dict) -> float:
         suv, activity = decimal(f, "philips_suv"), decimal(f, "philips_activity")
         suv, activity = (suv if suv and suv > 0 else None), (activity if activity and activity > 0 else None)
         if suv is not None and not (given and activity is not None):
-            return suv
+            return suv * given["weight_kg"] / weight_kg(f, {}) if "weight_kg" in given else suv
         if activity is None or per_bqml is None:
             raise Refused("factors")
         return activity * per_bqml
@@ -280,6 +280,8 @@ def reference_s(slices: list[dict], starts: list, first: float | None, half_life
         if words := one(f, name):
             moment = moment_s(words)
             if first is not None:
+                if nearest(moment, first) > first + 600:
+                    raise Refused("late reference")
                 return nearest(moment, first)
             day = first_day(f, "acquisition_date", "series_date")
             return moment if day == NO_DAY else day * 86400 + moment % 86400
@@ -301,8 +303,11 @@ def reference_s(slices: list[dict], starts: list, first: float | None, half_life
 
 def injection_s(f: dict, reference: float, half_life: float, needed=True) -> float | None:
     if words := one(f, "start_datetime"):
-        one(f, "start_time")
+        clock = one(f, "start_time")
         moment = moment_s(words)
+        if re.search(r"[+-]\d{4}$", words) and (wall := maybe(clock_s, clock or "none")) is not None:
+            closest = min((moment // 86400 * 86400 + k * 86400 + wall for k in (-1, 0, 1)), key=lambda m: abs(m - moment))
+            moment = closest if abs(closest - moment) > 1 else moment
         if abs(reference - moment) > max(10 * half_life, 86400):
             moment %= 86400
     elif words := one(f, "start_time"):
@@ -312,6 +317,10 @@ def injection_s(f: dict, reference: float, half_life: float, needed=True) -> flo
     else:
         return None
     if moment < 86400:  # a time of day
+        if half_life > 4 * 3600:
+            if needed:
+                raise Refused("long-lived")
+            return None
         moment += reference // 86400 * 86400
         if moment > reference and reference - (moment - 86400) <= 6 * 3600:
             moment -= 86400
