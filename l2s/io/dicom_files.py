@@ -48,7 +48,8 @@ def find_dicom(path: Path) -> Found:
     """All DICOM files below a folder, beside a DICOMDIR or another DICOM file, or in a zip.
 
     Raises:
-        InputError: there is no such path, no DICOM in it, a file or folder that cannot be read (a series without it would look whole), or the zip is damaged, locked, absurdly large or reaches out of its folder.
+        InputError: there is no such path, no DICOM in it, a file or folder that cannot be read (a series without it would look whole), or
+            the zip is damaged, locked, absurdly large or reaches out of its folder.
     """
     path = Path(path)
     if not path.exists():

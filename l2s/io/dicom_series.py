@@ -346,8 +346,8 @@ def stack(series: Series) -> Stack:
     """The slices in order and their grid.
 
     Raises:
-        InputError: too few slices, several frames a file, no, mixed or absurd orientation, size or spacing, a tilted gantry, slices missing or
-            in one place. The line names the positions.
+        InputError: too few slices, several frames a file, no, mixed or absurd orientation, size or spacing, a tilted gantry, slices
+            missing or in one place. The line names the positions.
     """
     if series.problem:
         raise InputError(series.problem)

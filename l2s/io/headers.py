@@ -26,141 +26,27 @@ TIME = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(\.\d{0,6})?)?)?")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 DATE = re.compile(r"(\d{4})[.-]?(\d\d)[.-]?(\d\d)")
 ZONE = re.compile(r"([+-])(\d\d)(\d\d)$")
-# the words that DICOM defines for coded elements (PS3.3 C.7.3.1.1.1, C.8.9.1, C.8.2, C.8.16)
-MODALITIES = frozenset(
-    [
-        "AR",
-        "ASMT",
-        "AU",
-        "BDUS",
-        "BI",
-        "BMD",
-        "CR",
-        "CT",
-        "CTPROTOCOL",
-        "DG",
-        "DOC",
-        "DX",
-        "ECG",
-        "EPS",
-        "ES",
-        "FID",
-        "GM",
-        "HC",
-        "HD",
-        "IO",
-        "IOL",
-        "IVOCT",
-        "IVUS",
-        "KER",
-        "KO",
-        "LEN",
-        "LS",
-        "MG",
-        "MR",
-        "NM",
-        "OAM",
-        "OCT",
-        "OP",
-        "OPM",
-        "OPT",
-        "OPTBSV",
-        "OPTENF",
-        "OPV",
-        "OSS",
-        "OT",
-        "PLAN",
-        "PR",
-        "PT",
-        "PX",
-        "REG",
-        "RESP",
-        "RF",
-        "RG",
-        "RTDOSE",
-        "RTIMAGE",
-        "RTINTENT",
-        "RTPLAN",
-        "RTRAD",
-        "RTRECORD",
-        "RTSEGANN",
-        "RTSTRUCT",
-        "RWV",
-        "SC",
-        "SEG",
-        "SM",
-        "SMR",
-        "SR",
-        "SRF",
-        "STAIN",
-        "TEXTUREMAP",
-        "TG",
-        "US",
-        "VA",
-        "XA",
-        "XAPROTOCOL",
-        "XC",
-    ]
+
+
+def _words(line: str) -> frozenset[str]:
+    return frozenset(line.split())
+
+
+# the words that DICOM defines for coded elements (PS3.3 C.7.3.1.1.1, C.8.9.1, C.8.2.1, C.7.6.1.1.2)
+MODALITIES = _words(
+    "AR ASMT AU BDUS BI BMD CR CT CTPROTOCOL DG DOC DX ECG EPS ES FID GM HC HD IO IOL IVOCT IVUS KER KO LEN LS MG MR NM OAM OCT OP OPM "
+    "OPT OPTBSV OPTENF OPV OSS OT PLAN PR PT PX REG RESP RF RG RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SC "
+    "SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL XC"
 )
-PET_UNITS = frozenset(
-    [
-        "CNTS",
-        "NONE",
-        "CM2",
-        "CM2ML",
-        "PCNT",
-        "CPS",
-        "BQML",
-        "MGMINML",
-        "UMOLMINML",
-        "MLMING",
-        "MLG",
-        "1CM",
-        "UMOLML",
-        "PROPCNTS",
-        "PROPCPS",
-        "MLMINML",
-        "MLML",
-        "GML",
-        "STDDEV",
-    ]
+PET_UNITS = _words(
+    "CNTS NONE CM2 CM2ML PCNT CPS BQML MGMINML UMOLMINML MLMING MLG 1CM UMOLML PROPCNTS PROPCPS MLMINML MLML GML STDDEV"
 )
-CORRECTIONS = frozenset(
-    ["UNIF", "COR", "NCO", "DECY", "ATTN", "SCAT", "DTIM", "NRGY", "LIN", "MOTN", "CLN", "RAN", "RADL", "DCAL", "NORM"]
-)
-SUV_TYPES = frozenset(["BSA", "BW", "LBM", "LBMJAMES128", "LBMJANMA", "IBW"])
-RESCALE_TYPES = frozenset(["OD", "HU", "US", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT", "BQML"])
-IMAGE_TYPES = frozenset(
-    [
-        "ORIGINAL",
-        "DERIVED",
-        "PRIMARY",
-        "SECONDARY",
-        "AXIAL",
-        "LOCALIZER",
-        "SCOUT",
-        "TOPOGRAM",
-        "SURVIEW",
-        "MPR",
-        "MIP",
-        "MINIP",
-        "VOLREN",
-        "REPROJECTION",
-        "REFORMATTED",
-        "AVERAGE",
-        "STATIC",
-        "DYNAMIC",
-        "GATED",
-        "IMAGE",
-        "VOLUME",
-        "RESAMPLED",
-        "NONE",
-        "SUBTRACTION",
-        "PERFUSION",
-        "TOMO",
-        "RECON",
-        "OTHER",
-    ]
+CORRECTIONS = _words("UNIF COR NCO DECY ATTN SCAT DTIM NRGY LIN MOTN CLN RAN RADL DCAL NORM")
+SUV_TYPES = _words("BSA BW LBM LBMJAMES128 LBMJANMA IBW")
+RESCALE_TYPES = _words("OD HU US MGML Z_EFF ED EDW HU_MOD PCT BQML")
+IMAGE_TYPES = _words(
+    "ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER SCOUT TOPOGRAM SURVIEW MPR MIP MINIP VOLREN REPROJECTION REFORMATTED AVERAGE "
+    "STATIC DYNAMIC GATED IMAGE VOLUME RESAMPLED NONE SUBTRACTION PERFUSION TOMO RECON OTHER"
 ) | {"MAXIMUM INTENSITY PROJECTION", "PROJECTION IMAGE", "WHOLE BODY", "RECON TOMO", "CSA MPR"}
 
 
@@ -215,8 +101,10 @@ def items(header: Dataset, keyword: str) -> tuple[Dataset, ...]:
     return tuple(value)
 
 
-def word(value: str, defined: Iterable[str]) -> str:
+def word(value: str | None, defined: Iterable[str]) -> str:
     """A coded value as a line may show it: itself where DICOM defines it, else a stand-in, for it may be anybody's free text."""
+    if not value:
+        return "absent"
     return value if value in defined else "a word that DICOM does not define"
 
 

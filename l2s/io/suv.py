@@ -71,7 +71,8 @@ FRAME_S = (2.0, 10.0)  # a mean time of a frame agrees, differs
 NO_DATE = date(1900, 1, 1)  # stands for the day of a scan whose headers have lost all dates
 # (words of the header, the name that is kept): the element is free text
 MANUFACTURERS = (
-    ("SIEMENS|CPS|CTI", "Siemens"), ("GE|GENERAL ELECTRIC", "GE"), ("PHILIPS|ADAC|MARCONI", "Philips"), ("UIH|UNITED IMAGING", "United Imaging"),
+    ("SIEMENS|CPS|CTI", "Siemens"), ("GE|GENERAL ELECTRIC", "GE"), ("PHILIPS|ADAC|MARCONI", "Philips"),
+    ("UIH|UNITED IMAGING", "United Imaging"),
     ("CANON", "Canon"), ("TOSHIBA", "Toshiba"), ("HITACHI", "Hitachi"), ("SHIMADZU", "Shimadzu"), ("MEDISO", "Mediso"),
     ("NEUSOFT", "Neusoft"), ("SINOUNION", "Sinounion"), ("BRUKER", "Bruker"),
 )  # fmt: skip
@@ -246,7 +247,7 @@ def check_corrected(header: Dataset) -> None:
         raise InputError(f"{name} (multi-frame) is not read; export the series as classic PET Image Storage")
     modality = text(header, "Modality")
     if modality != "PT":
-        raise InputError(f"Modality is {word(modality, MODALITIES) if modality else 'absent'}, not PT; name the PET series")
+        raise InputError(f"Modality is {word(modality, MODALITIES)}, not PT; name the PET series")
     corrections = texts(header, "CorrectedImage")
     if "ATTN" not in corrections or attenuation_denied(header):
         raise InputError(
@@ -254,8 +255,8 @@ def check_corrected(header: Dataset) -> None:
         )
     if "DECY" not in corrections:
         raise InputError(
-            f"CorrectedImage is {'/'.join(c for c in corrections if c in CORRECTIONS)}, without DECY: the series is not decay corrected; reconstruct it with "
-            "decay correction"
+            f"CorrectedImage is {'/'.join(c for c in corrections if c in CORRECTIONS)}, without DECY: the series is not decay corrected; "
+            "reconstruct it with decay correction"
         )
 
 
@@ -271,7 +272,7 @@ def check_units(header: Dataset) -> str:
     units = (text(header, "Units") or "").upper()
     if units not in UNITS:
         raise InputError(
-            f"Units is {word(units, PET_UNITS) if units else 'absent'}: only {', '.join(UNITS)} can be made SUV; export the series in Bq/ml (BQML)"
+            f"Units is {word(units, PET_UNITS)}: only {', '.join(UNITS)} can be made SUV; export the series in Bq/ml (BQML)"
         )
     return units
 
@@ -281,7 +282,7 @@ def check_decay(header: Dataset) -> str:
     decay = (text(header, "DecayCorrection") or "").upper()
     if decay not in ("START", "ADMIN"):
         raise InputError(
-            f"DecayCorrection is {word(decay, ('NONE',)) if decay else 'absent'} (START or ADMIN is needed): the moment that the values belong to is unknown; "
+            f"DecayCorrection is {word(decay, ('NONE',))} (START or ADMIN is needed): the moment that the values belong to is unknown; "
             "reconstruct the series with decay correction"
         )
     return decay
@@ -663,8 +664,8 @@ def _philips(
             before = _weight(headers, AS_IN_THE_HEADER)
         except InputError:
             raise InputError(
-                "the series has only Philips's SUV factor, made with a weight that the header does not tell: --weight-kg cannot correct it; "
-                "leave it out, or export in Bq/ml"
+                "the series has only Philips's SUV factor, made with a weight that the header does not tell: --weight-kg cannot correct "
+                "it; leave it out, or export in Bq/ml"
             ) from None
         to_suv *= _weight(headers, overrides) / before
         changed.remove("weight_kg")

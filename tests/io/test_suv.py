@@ -387,7 +387,108 @@ def test_headers_without_dates_still_have_times():
     assert factor(pet_header(**bare), injection=datetime(2024, 5, 31, 9, 20)) == pytest.approx(expected(40))
 
 
+def test_a_time_of_day_does_not_date_a_long_lived_tracer():
+    zr = {"RadionuclideHalfLife": None, "nuclide": ("63360001", "SCT", "Zr")}
+    line = refused(pet_header(zr))
+    assert "--injection-datetime with its date" in line
+    assert "78.4 h" in line
+    wanted = 80000 / (4e8 * 2 ** (-4 * 86400 / 282276))
+    assert factor(pet_header(zr), injection=datetime(2024, 5, 27, 10)) == pytest.approx(wanted)
+    assert "--injection-datetime" in refused(pet_header(zr), injection=time(9))
+    copper = {
+        "RadionuclideHalfLife": None,
+        "nuclide": ("3932008", "SCT", "Cu"),
+        "RadiopharmaceuticalStartDateTime": "20140531090000",
+    }
+    assert "--injection-datetime" in refused(pet_header(copper))  # ten years: only its time of day is left
+    facts = suv_facts([pet_header(zr, DecayCorrection="ADMIN")])
+    assert (facts.factor, facts.uptake_s) == (80000 / 4e8, None)
+
+
+def test_an_offset_without_a_zone_gives_way_to_the_wall_clock():
+    # 09:00 in Japan is midnight UTC: 60 min, not ten hours
+    drug = {"RadiopharmaceuticalStartDateTime": "20240531000000+0000"}
+    assert factor(pet_header(drug)) == pytest.approx(expected(60))
+    assert "StartTime is taken" in warned(pet_header(drug))
+    assert factor(pet_header(drug, TimezoneOffsetFromUTC="+0900")) == pytest.approx(expected(60))
+    # 23:30 in Chicago is 04:30 UTC of the next day
+    late = {"SeriesTime": "003000", "AcquisitionTime": "003000"}
+    drug = {"RadiopharmaceuticalStartDateTime": "20240531043000+0000", "RadiopharmaceuticalStartTime": "233000"}
+    assert factor(pet_header(drug, **late)) == pytest.approx(expected(60))
+    # nothing to compare with
+    drug = {"RadiopharmaceuticalStartDateTime": "20240531091000+0000", "RadiopharmaceuticalStartTime": None}
+    assert factor(pet_header(drug)) == pytest.approx(expected(50))
+    assert "scanner's own clock" in warned(pet_header(drug))
+
+
+def test_a_private_reference_after_the_scan_began_is_refused():
+    line = refused(pet_header(private=[(*GE_TIME, "20240531130000.00")]))
+    assert "13:00:00, after the first acquisition at 10:00:00" in line
+    assert "--reference-datetime" in line
+    assert factor(pet_header(private=[(*GE_TIME, "20240531101000.00")])) == pytest.approx(expected(70))
+    assert "after the first" in refused(pet_header(private=[(*SIEMENS_TIME, "20240531101001.00")]))
+    given = factor(pet_header(private=[(*GE_TIME, "20240531130000.00")]), reference=time(10))
+    assert given == pytest.approx(expected(60))
+
+
+def test_lines_quote_no_text_of_the_header():
+    import pydicom.config
+
+    smith = "Smith 19600101"
+    with pydicom.config.disable_value_validation():
+        fields = ("Units", "DecayCorrection", "SUVType", "Manufacturer", "PatientWeight", "Modality", "CorrectedImage")
+        headers = [pet_header(**{field: smith}) for field in fields if field != "PatientWeight"]
+        headers += [pet_header(Units="GML", SUVType=smith), pet_header(Units="CM2ML", SUVType=smith)]
+        for keyword in ("Radiopharmaceutical", "RadiopharmaceuticalStartDateTime", "RadiopharmaceuticalStartTime"):
+            headers += [pet_header({keyword: smith}, Units=units) for units in ("BQML", "GML")]
+        shown = []
+        for one in headers:
+            try:
+                shown.append(repr(suv_facts([one])))
+            except InputError as error:
+                shown.append(str(error))
+        two = pet_header({"RadiopharmaceuticalStartDateTime": "20240531091000"}), pet_header()
+        shown.append(repr(suv_facts([pet_header(Units="GML", SeriesDate=smith)])))
+    shown.append(refused(*two))
+    assert "StartDateTime (2 values)" in shown[-1]
+    assert "dose and uptake time are unknown: RadiopharmaceuticalStartDateTime is no date" in " ".join(shown)
+    for line in shown:
+        assert "smith" not in line.lower(), line
+        assert "19600101" not in line, line
+        assert "20240531" not in line, line
+
+
+def test_manufacturers_are_named_by_a_list():
+    for words, name in (
+        ("GE MEDICAL SYSTEMS", "GE"), ("SIEMENS", "Siemens"), ("Philips Medical Systems", "Philips"), ("UIH", "United Imaging"),
+        ("CANON_MEC", "Canon"), ("Doe^John", "other"), ("IMAGER", "other"), (None, "unknown"),
+    ):  # fmt: skip
+        assert suv_facts([pet_header(Manufacturer=words)]).manufacturer == name
+
+
+def test_elements_of_a_wrong_type_are_refused():
+    header = pet_header()
+    header.add_new(0x00540016, "US", 5)
+    assert "RadiopharmaceuticalInformationSequence in the header is no sequence" in refused(header)
+    for tag in (0x00540300, 0x00540304):
+        header = pet_header({"RadionuclideHalfLife": None})
+        header.RadiopharmaceuticalInformationSequence[0].add_new(tag, "US", 5)
+        assert "is no sequence" in refused(header) or tag == 0x00540304
+    header = pet_header()
+    header.RadiopharmaceuticalInformationSequence[0].add_new(0x00540304, "US", 5)
+    assert suv_facts([header]).tracer == "FDG"
+
+
 # --- weight, dose, half-life ---
+
+
+def test_a_weight_by_the_user_that_cannot_count_is_told():
+    assert "weight_kg given, but the series is in SUV already" in warned(pet_header(Units="GML"), weight_kg=100)
+    for kind, units in (("LBM", "GML"), ("IBW", "GML"), ("BSA", "CM2ML")):
+        header = pet_header(Units=units, SUVType=kind)
+        assert "weight_kg given, but the stored values were made with the header's" in warned(header, weight_kg=100)
+        assert "made with the header's" not in warned(header, weight_kg=80)
+        assert "height_m given, but" in warned(header, height_m=1.8)
 
 
 def test_weight_must_be_there():
@@ -423,6 +524,9 @@ def test_the_half_life_comes_from_the_nuclide_where_absent():
 def test_a_half_life_of_another_unit_is_refused():
     assert "109.8 s, but F-18" in refused(pet_header({"RadionuclideHalfLife": "109.8", "nuclide": F18}))
     assert factor(pet_header({"RadionuclideHalfLife": "6600", "nuclide": F18})) > 0
+    # FDG is F-18 where no code says so: in minutes the dose would be a millionth
+    assert "109.8 s, but F-18" in refused(pet_header({"RadionuclideHalfLife": "109.8"}))
+    assert factor(pet_header({"RadionuclideHalfLife": "4070", "Radiopharmaceutical": "PSMA"})) > 0
 
 
 def test_nuclide_codes_are_those_of_dicom():
