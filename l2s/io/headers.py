@@ -10,7 +10,7 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING
@@ -91,12 +91,12 @@ def items(header: Dataset, keyword: str) -> tuple[Dataset, ...]:
     Raises:
         InputError: the element is there, but is no sequence.
     """
-    from pydicom.sequence import Sequence
+    from pydicom.sequence import Sequence as Items
 
     value = raw(header, keyword)
     if value is None:
         return ()
-    if not isinstance(value, Sequence):
+    if not isinstance(value, Items):
         raise InputError(f"{keyword} in the header is no sequence; export the series again")
     return tuple(value)
 
@@ -144,6 +144,15 @@ def texts(header: Dataset, keyword: str) -> tuple[str, ...]:
         return ()
     values = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
     return tuple(str(v).strip(" \0").upper() for v in values)
+
+
+def agreed(headers: Sequence[Dataset], keyword: str, read=None):
+    """The value that all slices share; a line about others names none of them, it may be a date or free text."""
+    read = read or (lambda header: texts(header, keyword))
+    values = list(dict.fromkeys(read(header) for header in headers))
+    if len(values) > 1:
+        raise InputError(f"the slices of the series disagree on {keyword} ({len(values)} values); export the series again, alone")
+    return values[0]
 
 
 def number(header: Dataset, keyword: str) -> float | None:

@@ -648,7 +648,10 @@ def test_records_hold_no_free_text(tmp_path):
     with pydicom.config.disable_value_validation():
         drug = {"Radiopharmaceutical": smith, "RadiopharmaceuticalStartDateTime": smith}
         # "ORIGINAL" first, or the series would be named derived
-        save(tmp_path / "a", pet_series(drug, Units="GML", Manufacturer=smith, ImageType=["ORIGINAL", "PRIMARY", smith]))
+        save(
+            tmp_path / "a",
+            pet_series(drug, Units="GML", RescaleSlope="0.01", Manufacturer=smith, ImageType=["ORIGINAL", "PRIMARY", smith]),
+        )
         save(tmp_path / "b", ct_series())
         add(tmp_path, pet_series(Units=smith), "1.1")
         add(tmp_path, pet_series(), "1.2", Modality=smith)

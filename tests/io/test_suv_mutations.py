@@ -30,7 +30,7 @@ MAIN = {
 }  # fmt: skip
 DRUG = {
     "start_time": (0x00181072, "TM"), "dose": (0x00181074, "DS"), "half_life": (0x00181075, "DS"),
-    "start_datetime": (0x00181078, "DT"),
+    "start_datetime": (0x00181078, "DT"), "tracer": (0x00180031, "LO"),
 }  # fmt: skip
 PRIVATE = {  # name: (group, creator, element, VR)
     "ge": (0x0009, "GEMS_PETD_01", 0x0D, "DT"),
@@ -49,7 +49,7 @@ TIMES = ["", "09", "0930", "093000.5", "09:30:00", "095959.999999", "103000", "2
 DATES = ["", "20240530", "20240531", "20240601", "19600116", "2024.05.31", "20240230", "00010101", "99991231"]
 MOMENTS = [
     "", "20240531090000", "20240531093000.250000", "20240531110000", "20240530233000", "20240508095000", "20240531", "20190101091500",
-    "20240531090000+0200", "00010101000000", "20249931090000",
+    "20240531090000+0200", "20240531000000+0000", "00010101000000", "20249931090000",
 ]  # fmt: skip
 FACTORS = ["", "0", "0.00045", "1.5", "-1", "2e-4", "1e400"]
 VALUES = {
@@ -71,8 +71,8 @@ VALUES = {
     "frame_time": ["", "0", "1000000", "-5000", "9e99", "12.5"],
     "duration": ["", "0", "-1", "60000", "1"],
     "dose": ["", "0", "400", "9999.9", "10000", "3.7e8", "-4e8", "1e12", "4e8\\4e8", "infinity"],
-    "half_life": ["", "0", "6588", "109.77", "1", "4062.6", "-6586"],
-    "code": ["", "77004003", "C-131A3", "nonsense"],
+    "half_life": ["", "0", "6588", "109.77", "1", "4062.6", "-6586", "45721"],
+    "code": ["", "77004003", "C-131A3", "nonsense", "3932008"], "tracer": ["FDG", "FLT", "A\\B"],
     "philips_suv": FACTORS, "philips_activity": FACTORS,
 }  # fmt: skip
 FREE = ("weight", "height", "series_time", "acquisition_time", "start_time", "start_datetime", "ge", "siemens", "dose", "half_life",
@@ -255,8 +255,10 @@ def dose_factor(slices: list[dict], decay: str, given: dict) -> float:
     dose = given.get("dose_bq") or decimal(f, "dose")
     if dose is None or not 1e4 <= dose <= 1e11:
         raise Refused("dose")
-    known = {"C-111A1": 6586.2, "77004003": 6586.2, "C-131A3": 4070.3}.get(one(f, "code"))
+    known = {"C-111A1": 6586.2, "77004003": 6586.2, "C-131A3": 4070.3, "3932008": 45721.1}.get(one(f, "code"))
     half_life = decimal(f, "half_life") or known
+    if known is None and (maybe(one, f, "tracer") or "") == "FDG":
+        known = 6586.2
     if half_life is None or not 1 <= half_life <= 1e8 or (known and abs(half_life / known - 1) > 0.03):
         raise Refused("half-life")
     starts = []
