@@ -17,26 +17,36 @@ from l2s.errors import InputError
 COMMANDS = (inspect, convert, segment, measure, report, export, serve, evaluate, phantom, weights)
 
 
+class Printable(logging.Formatter):
+    """Messages quote files and their headers, which may hold what steers a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return inspect.printable(super().formatMessage(record))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
         0; 2 where the input cannot be used, after one line on stderr; 1 where the reader of our output has gone.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Printable("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     arguments = make_parser().parse_args(argv)
     try:
         arguments.run(arguments)
         sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {inspect.printable(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # `l2s ... | head`: python would flush stdout once more at exit and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        line = f"{error.filename or 'input or output'}: {error.strerror or error}"
+        print(f"error: {inspect.printable(line)}", file=sys.stderr)
         return 2
     return 0
 

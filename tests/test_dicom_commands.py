@@ -67,9 +67,42 @@ def test_inspect_says_why_a_case_is_refused(tmp_path, capsys):
     out = done(capsys, "inspect", tmp_path)
     assert "CANNOT be read: SUV cannot be computed: PatientWeight is 0; give the patient's by --weight-kg" in out
     out = done(capsys, "inspect", tmp_path, "--weight-kg", "70")
-    assert "CANNOT be read: there is no CT" in out
+    assert "the PET alone can be read, but NOT as a PET/CT: there is no CT" in out
+    assert "l2s segment --ct FILE" in out
+    assert "l2s convert --pet-only" in out
+    content = json.loads(done(capsys, "inspect", tmp_path, "--json", "--weight-kg", "70"))
+    assert (content["usable"], content["pet_alone"]) == (False, True)
     assert not json.loads(done(capsys, "inspect", tmp_path, "--json"))["usable"]
     assert "no such file" in failed(capsys, "inspect", tmp_path / "nowhere")
+
+
+def test_no_header_steers_the_terminal(tmp_path, capsys):
+    import pydicom
+
+    evil = "\x1b[2J\x9b2J"
+    with pydicom.config.disable_value_validation():
+        save(tmp_path / "p", pet_series({"Radiopharmaceutical": evil}, SeriesDescription=evil, Manufacturer=evil, Units="GML"))
+        save(tmp_path / "u", pet_series(SeriesInstanceUID=f"1.2{evil}", Units=f"a\n{evil}", DecayCorrection=evil))
+        save(tmp_path / "o", pet_series(SeriesInstanceUID="1.3", Modality=evil))
+    for flags in ((), ("--json",)):
+        out = done(capsys, "inspect", tmp_path, *flags)
+        assert not {c for c in out if not c.isprintable()} - {"\n"}
+        assert "1.2?" in out or "\\u001b" in out
+    strange = tmp_path / f"x{evil}\ny"
+    assert "\x1b" not in failed(capsys, "inspect", strange)
+    assert "\x1b" not in failed(capsys, "convert", tmp_path / "u", tmp_path / "out")
+    log = logging.LogRecord("l2s", logging.WARNING, __file__, 1, "file %s", (f"a\n{evil}",), None)
+    assert cli.Printable("%(levelname)s: %(message)s").format(log) == "WARNING: file a??[2J?2J"
+
+
+def test_convert_writes_nothing_among_its_input(tmp_path, capsys):
+    study(tmp_path / "in")
+    before = sorted(tmp_path.rglob("*"))
+    (tmp_path / "in2").symlink_to(tmp_path / "in")
+    for source, target in (("in", "in"), ("in", "in/a/out"), ("in2", "in/out"), ("in/a/000", "in/a/out"), ("in", "in/../in")):
+        assert "lies in the input folder" in failed(capsys, "convert", tmp_path / source, tmp_path / target)
+    assert sorted(p for p in tmp_path.rglob("*") if p.name != "in2") == before
+    done(capsys, "convert", tmp_path / "in", tmp_path / "in-suv")  # beside it, whatever its name begins with
 
 
 def test_convert_to_autopets_layout(tmp_path, capsys):

@@ -53,6 +53,9 @@ def run_convert(arguments: argparse.Namespace) -> None:
     overrides = overrides_from(arguments)
     if arguments.outdir.exists() and not arguments.outdir.is_dir():
         raise InputError(f"{arguments.outdir} is a file; name a folder to write into")
+    from l2s.io.dicom_files import check_apart
+
+    check_apart(arguments.outdir, arguments.input)
     from importlib.metadata import version
 
     import numpy as np

@@ -28,7 +28,8 @@ def run_inspect(arguments: argparse.Namespace) -> None:
 
     found = inspect_dicom(arguments.input, arguments.pet_series, arguments.ct_series, overrides_from(arguments))
     content = as_json(found)
-    print(json.dumps(content, indent=2, ensure_ascii=False) if arguments.json else as_text(content))
+    # plain ASCII: JSON would let through control characters above 127
+    print(json.dumps(content, indent=2) if arguments.json else as_text(content))
 
 
 def as_json(found) -> dict:
@@ -51,6 +52,7 @@ def as_json(found) -> dict:
     return {
         "usable": found.problem is None,
         "problem": found.problem,
+        "pet_alone": found.pet_alone,
         "series": rows,
         "files_not_dicom": found.others,
         "suv": suv_as_json(found.suv) if found.suv else None,
@@ -84,19 +86,28 @@ def as_text(content: dict) -> str:
     for row in content["series"]:
         mark = {"PET": "PET>", "CT": "CT> "}.get(row["chosen_as"], "")
         number = "-" if row["number"] is None else row["number"]
-        matrix = f"{row['columns']}x{row['rows']}"
-        lines.append(f"{mark:4}{number:>5} {row['modality']:4}{row['files']:>6} {matrix:>10}  {printable(row['description'])}")
+        matrix = f"{row['columns']:.6g}x{row['rows']:.6g}"
+        lines.append(f"{mark:4}{number:>5} {row['modality']:4}{row['files']:>6} {matrix:>10}  {row['description']}")
         lines.append(f"{'':15}{row['uid']}")
         lines.append(f"{'':15}{'taken as ' + row['chosen_as'] if row['chosen_as'] else 'not taken: ' + row['reason']}")
     if content["files_not_dicom"]:
         lines.append(f"{content['files_not_dicom']} files are not DICOM")
-    lines += [f"passed over: {printable(line)}" for line in content["passed_over"]]
+    lines += [f"passed over: {line}" for line in content["passed_over"]]
     suv = content["suv"]
     if suv:
         lines += ["", *_suv_lines(suv)]
     lines += [""] * bool(content["warnings"]) + [f"warning: {line}" for line in content["warnings"]]
-    lines += ["", "can be read" if content["usable"] else f"CANNOT be read: {content['problem']}"]
-    return "\n".join(lines)
+    lines += ["", verdict(content)]
+    return "\n".join(map(printable, lines))
+
+
+def verdict(content: dict) -> str:
+    """The last line: whether the study can be read, or its PET alone."""
+    if content["usable"]:
+        return "can be read"
+    if content["pet_alone"]:
+        return f"the PET alone can be read, but NOT as a PET/CT: {content['problem']}"
+    return f"CANNOT be read: {content['problem']}"
 
 
 def _suv_lines(suv: dict) -> list[str]:
@@ -126,5 +137,5 @@ def _suv_lines(suv: dict) -> list[str]:
 
 
 def printable(words: str) -> str:
-    """A header's text without what could steer a terminal."""
+    """A line without what could steer a terminal or begin another line."""
     return "".join(c if c.isprintable() else "?" for c in words)

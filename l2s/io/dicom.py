@@ -12,7 +12,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +22,9 @@ import numpy as np
 from l2s.errors import InputError
 from l2s.io import dicom_files
 from l2s.io.dicom_choice import Choice, choose, lps_grid
-from l2s.io.dicom_series import Series, Stack, Table, read_header, read_table, read_voxels
-from l2s.io.headers import text
-from l2s.io.studies import MAX_SUV, check_ct, ct_on_grid
+from l2s.io.dicom_series import Series, Stack, Table, read_slice_header, read_table, read_voxels
+from l2s.io.headers import IMAGE_TYPES, text
+from l2s.io.studies import MAX_SUV, check_ct, check_finite, check_limits, check_pet, ct_on_grid
 from l2s.io.suv import AS_IN_THE_HEADER, Overrides, SuvFacts, suv_facts
 from l2s.study import Body, Grid, Study, to_lps
 
@@ -119,6 +119,7 @@ class Inspection:
         table, choice: all series and the verdicts.
         suv: None where there is no PET or its SUV cannot be computed.
         problem: the line that read_dicom would raise; None where the study can be read.
+        pet_alone: whether the PET can be read as SUV, with or without a CT (read_pet, read_dicom with a CT file).
         others: files that are not DICOM.
         warnings: one line each.
     """
@@ -127,6 +128,7 @@ class Inspection:
     choice: Choice
     suv: SuvFacts | None
     problem: str | None
+    pet_alone: bool
     others: int
     warnings: tuple[str, ...]
 
@@ -153,7 +155,7 @@ def read_dicom(
     """
     if ct is not None and ct_series is not None:
         raise InputError(f"both a CT file ({ct}) and --ct-series were given; one of the two")
-    with _series_in(path) as (table, _):
+    with _series_in(path) as (table, found):
         choice = choose(table, pet_series, ct_series)
         pet = _pet(table, choice, overrides)
         if ct is not None:
@@ -166,7 +168,9 @@ def read_dicom(
             ct_stored = choice.ct_stack.grid
             ct_hu, ct_grid = _ct(choice.ct_stack)
             lines = _irregular(choice.ct_stack, "CT")
-    lines = [*lines, *check_ct(ct_hu, "the CT")]
+        check_limits("the CT", ct_grid)
+        check_finite(ct_hu, "the CT")
+    lines = [*found.warnings, *lines, *check_ct(ct_hu, "the CT")]
     resampled, more = ct_on_grid(ct_hu, ct_grid, pet.grid, "the PET", "the CT")
     return DicomCase(
         study=Study(pet.pet_suv, resampled, pet.grid, pet.stored, name or pseudonym(pet.series.uid), body_of(pet.suv)),
@@ -188,8 +192,9 @@ def read_pet(path: Path, pet_series: str | None = None, overrides: Overrides = A
     Raises:
         InputError: see read_dicom.
     """
-    with _series_in(path) as (table, _):
-        return _pet(table, choose(table, pet_series), overrides)
+    with _series_in(path) as (table, found):
+        pet = _pet(table, choose(table, pet_series), overrides)
+        return replace(pet, warnings=(*pet.warnings, *found.warnings))
 
 
 def read_slices(path: Path, pet_series: str | None = None, overrides: Overrides = AS_IN_THE_HEADER) -> DicomSlices:
@@ -198,14 +203,14 @@ def read_slices(path: Path, pet_series: str | None = None, overrides: Overrides 
     Raises:
         InputError: no PET can be used; the line says why.
     """
-    with _series_in(path) as (table, _):
+    with _series_in(path) as (table, found):
         choice = choose(table, pet_series)
         try:
             pet = _pet(table, choice, overrides)
-            return DicomSlices(pet.headers, pet.grid, pet, None, pet.warnings)
+            return DicomSlices(pet.headers, pet.grid, pet, None, (*pet.warnings, *found.warnings))
         except _NoSuv as error:
             built = choice.pet_stack
-            warnings = (*table.warnings, *choice.warnings, *_irregular(built, "PET"))
+            warnings = (*table.warnings, *choice.warnings, *found.warnings, *_irregular(built, "PET"))
             return DicomSlices(pet_headers(built), lps_grid(built), None, str(error), tuple(dict.fromkeys(warnings)))
 
 
@@ -217,10 +222,10 @@ def inspect_dicom(
     Raises:
         InputError: there is no DICOM, or a named series is not in it.
     """
-    with _series_in(path) as (table, others):
+    with _series_in(path) as (table, found):
         choice = choose(table, pet_series, ct_series)
         facts, problem = None, choice.pet_problem or choice.ct_problem
-        warnings = [*table.warnings, *choice.warnings]
+        warnings = [*table.warnings, *choice.warnings, *found.warnings]
         if choice.pet:
             try:
                 facts = suv_facts(pet_headers(choice.pet_stack), overrides)
@@ -230,23 +235,23 @@ def inspect_dicom(
             warnings += _irregular(choice.pet_stack, "PET")
         if choice.ct:
             warnings += _irregular(choice.ct_stack, "CT")
-        return Inspection(table, choice, facts, problem, others, tuple(dict.fromkeys(warnings)))
+        return Inspection(table, choice, facts, problem, facts is not None, found.others, tuple(dict.fromkeys(warnings)))
 
 
 @contextmanager
-def _series_in(path: Path) -> Iterator[tuple[Table, int]]:
-    """(table of series, how many files are not DICOM); what a zip was unpacked to is gone afterwards."""
+def _series_in(path: Path) -> Iterator[tuple[Table, dicom_files.Found]]:
+    """(table of series, the files); what a zip was unpacked to is gone afterwards."""
     found = dicom_files.find_dicom(path)
     try:
-        yield read_table(found.files, Path(path) if found.unpacked is None else found.unpacked), found.others
+        yield read_table(found.files, Path(path) if found.unpacked is None else found.unpacked), found
     finally:
         if found.unpacked:
             shutil.rmtree(found.unpacked, ignore_errors=True)
 
 
 def pet_headers(built: Stack) -> tuple[Dataset, ...]:
-    """The headers of all slices in the stack's order, private elements included."""
-    return tuple(read_header(instance.path) for instance in built.instances)
+    """The headers of all slices in the stack's order, with the private elements that suv.py needs."""
+    return tuple(read_slice_header(instance.path) for instance in built.instances)
 
 
 def body_of(suv: SuvFacts) -> Body:
@@ -275,12 +280,14 @@ def _pet(table: Table, choice: Choice, overrides: Overrides) -> DicomPet:
         raise _NoSuv(str(error)) from None
     values = read_voxels(built)
     values *= np.float32(facts.factor)
+    check_finite(values, "the PET")
     high = float(values.max())
     if high > MAX_SUV or high <= 0:
         raise _NoSuv(
             f"the largest SUV would be {high:g} (limits: above 0, up to {MAX_SUV:g}): weight ({facts.weight_kg} kg), dose "
             f"({facts.dose_bq} Bq) or times in the header are wrong; give the true ones (--weight-kg, --dose-bq, --injection-datetime)"
         )
+    check_pet(values, "the PET")
     view, grid = to_lps(values, built.grid)
     lossy = any(text(header, "LossyImageCompression") == "01" for header in headers)
     warnings = [*table.warnings, *choice.warnings, *facts.warnings, *_irregular(built, "PET")]
@@ -349,5 +356,5 @@ def _series_record(series: Series, grid: Grid) -> dict:
         "spacing_mm_xyz": list(grid.spacing_mm_xyz),
         "origin_mm_xyz": list(grid.origin_mm_xyz),
         "direction": list(grid.direction9),
-        "image_type": "/".join(series.image_type),
+        "image_type": "/".join(kind if kind in IMAGE_TYPES else "OTHER" for kind in series.image_type),
     }

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from l2s.errors import InputError
 from l2s.io import suv
 from l2s.io.dicom_series import Series, Stack, Table, stack
-from l2s.io.headers import texts
+from l2s.io.headers import IMAGE_TYPES, MODALITIES, RESCALE_TYPES, lenient, number, text, texts, word
+from l2s.io.studies import check_limits
 from l2s.study import Grid, to_lps
 
 PET_CLASS = "1.2.840.10008.5.1.4.1.1.128"
@@ -77,7 +78,7 @@ def choose(table: Table, pet_uid: str | None = None, ct_uid: str | None = None) 
     if pet is None:
         _say_rest(table, reasons)
         return replace(empty, ct_problem="without a PET no CT was chosen")
-    ct, ct_problem = _choose_ct(pet, usable[pet.uid], cts, ct_uid, reasons, warnings)
+    ct, ct_problem = _choose_ct(table, pet, usable[pet.uid], cts, ct_uid, reasons, warnings)
     if ct_uid is not None and ct is None:
         ct_problem = f"the CT series named by --ct-series cannot be used: {reasons[ct_uid]}"
     _say_rest(table, reasons, pet, ct)
@@ -99,6 +100,18 @@ def check_pet(series: Series) -> None:
     _check_kind(series, set(texts(series.header, "SeriesType")))
 
 
+def check_complete(series: Series) -> None:
+    """Raises InputError where the header knows of more slices than are here: at the ends of a volume no gap shows it.
+
+    NumberOfSlices counts those of one frame, so a dynamic or gated series has more files, never fewer.
+    """
+    count = lenient(number, series.header, "NumberOfSlices")
+    if count is not None and count > len(series.instances):
+        raise _Soft(
+            f"NumberOfSlices is {count:g}, but {len(series.instances)} slices are here: the others are missing; copy the whole series again"
+        )
+
+
 def check_ct_series(series: Series) -> None:
     """Raises InputError where the series can be no CT of the body."""
     if series.problem:
@@ -106,6 +119,8 @@ def check_ct_series(series: Series) -> None:
     _check_class(series, CT_CLASS, "CT")
     if SCOUTS & set(series.image_type) or SCOUT_WORDS.search(series.description.upper()):
         raise InputError("a scout (localizer), not a volume")
+    if (kind := (text(series.header, "RescaleType") or "HU").upper()) != "HU":
+        raise _Soft(f"RescaleType is {word(kind, RESCALE_TYPES)}, not HU: its values are not known to be Hounsfield units")
     _check_kind(series, set())
 
 
@@ -114,7 +129,11 @@ def _check_class(series: Series, wanted: str, what: str) -> None:
         many = " (multi-frame)" if "Enhanced" in name else ""
         raise InputError(f"{name}{many} is not read; export the series as classic {what} Image Storage")
     if series.sop_class != wanted:
-        raise InputError(f"SOP class {series.sop_class or 'absent'} is not {what} Image Storage")
+        from pydicom.uid import UID
+
+        name = UID(series.sop_class).name if series.sop_class else "absent"
+        shown = "unknown" if name == series.sop_class else name
+        raise InputError(f"its SOP class ({shown}) is not {what} Image Storage")
 
 
 def _check_kind(series: Series, more: set[str]) -> None:
@@ -122,7 +141,8 @@ def _check_kind(series: Series, more: set[str]) -> None:
     if PROJECTIONS & kinds or MIP_WORDS.search(series.description.upper()):
         raise _Soft("a maximum intensity projection (MIP), not a volume")
     if DERIVED & kinds:
-        raise _Soft(f"derived or secondary (ImageType {'/'.join(series.image_type)}), not what the scanner reconstructed")
+        shown = "/".join(kind if kind in IMAGE_TYPES else "OTHER" for kind in series.image_type)
+        raise _Soft(f"derived or secondary (ImageType {shown}), not what the scanner reconstructed")
 
 
 def _usable(table: Table, modality: str, check, named: str | None, reasons: dict, warnings: list) -> dict[str, Stack]:
@@ -135,13 +155,16 @@ def _usable(table: Table, modality: str, check, named: str | None, reasons: dict
             reasons[series.uid] = f"another {modality} series was named"
             continue
         try:
-            try:
-                check(series)
-            except _Soft as doubt:
-                if series.uid != named:
-                    raise
-                warnings.append(f"the {modality} series was named by the user although: {doubt}")
-            stacks[series.uid] = stack(series)
+            for one in (check, check_complete):
+                try:
+                    one(series)
+                except _Soft as doubt:
+                    if series.uid != named:
+                        raise
+                    warnings.append(f"the {modality} series was named by the user although: {doubt}")
+            built = stack(series)
+            check_limits("it", built.grid)
+            stacks[series.uid] = built
         except InputError as error:
             reasons[series.uid] = str(error)
     return stacks
@@ -152,7 +175,7 @@ def _choose_pet(table: Table, usable: dict[str, Stack], reasons: dict, warnings:
     if not candidates:
         pets = [series for series in table.series if series.modality == "PT"]
         if not pets:
-            kinds = sorted({series.modality or "unknown" for series in table.series})
+            kinds = sorted({kind_of(series) for series in table.series})
             return (
                 None,
                 f"there is no PET series among {len(table.series)} ({', '.join(kinds)}); name the folder of a PET/CT study",
@@ -191,13 +214,16 @@ def _choose_pet(table: Table, usable: dict[str, Stack], reasons: dict, warnings:
 
 
 def _choose_ct(
-    pet: Series, pet_stack: Stack, usable: dict[str, Stack], named: str | None, reasons: dict, warnings: list
+    table: Table, pet: Series, pet_stack: Stack, usable: dict[str, Stack], named: str | None, reasons: dict, warnings: list
 ) -> tuple[Series | None, str | None]:
     grid = lps_grid(pet_stack)
     covered: dict[str, float] = {}
     by_uid = {}
     for uid, built in usable.items():
         series = by_uid[uid] = built.series
+        if pet.patient and series.patient and pet.patient != series.patient:
+            reasons[uid] = "of another patient (PatientID) than the PET"
+            continue
         where = "study" if series.study_uid != pet.study_uid else "frame of reference"
         if (series.study_uid, series.frame_uid) != (pet.study_uid, pet.frame_uid):
             if uid != named:
@@ -210,9 +236,13 @@ def _choose_ct(
             continue
         covered[uid] = share
     if not covered:
-        cts = [uid for uid in reasons if uid in by_uid] or list(reasons)
-        hint = f" ({len(usable)} CT series: {reasons[cts[0]]})" if usable else ""
-        return None, f"there is no CT for the PET{hint}; add the CT of the same study, or name one by --ct-series"
+        cts = [series for series in table.series if series.modality == "CT"]
+        shown = "; ".join(f"series {label(s)}: {reasons[s.uid]}" for s in cts[:3]) + ("; ..." if len(cts) > 3 else "")
+        none = f"none of {len(cts)} CT series goes with the PET ({shown})" if cts else "there is no CT for the PET"
+        return None, (
+            f"{none}; add the CT of the same study, name one by --ct-series, give it as a file (l2s segment --ct FILE), or convert the "
+            "PET alone (l2s convert --pet-only)"
+        )
 
     def rank(uid: str):
         apart = abs(usable[uid].grid.spacing_mm_zyx[0] - pet_stack.grid.spacing_mm_zyx[0])
@@ -245,10 +275,15 @@ def label(series: Series) -> str:
     return "without number" if series.number is None else str(series.number)
 
 
+def kind_of(series: Series) -> str:
+    """The series' modality as a message shows it."""
+    return series.modality if series.modality in MODALITIES else "unknown modality"
+
+
 def _say_rest(table: Table, reasons: dict, *taken: Series | None) -> None:
     """A reason for every series that was neither taken nor looked at."""
     chosen = {series.uid for series in taken if series}
     for series in table.series:
         if series.uid not in chosen and series.uid not in reasons:
-            kind = series.modality or "no modality"
+            kind = kind_of(series)
             reasons[series.uid] = "not needed: no PET was chosen" if kind in ("PT", "CT") else f"{kind}: neither PET nor CT"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -30,18 +31,25 @@ class Found:
         files: sorted by path.
         others: how many files are not DICOM.
         unpacked: the temporary folder that a zip was unpacked to, for the caller to remove; None for a folder.
+        links: how many links lead to folders, which are not entered, or nowhere.
     """
 
     files: tuple[Path, ...]
     others: int
     unpacked: Path | None = None
+    links: int = 0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return (f"{self.links} links to folders or to nowhere were not followed",) if self.links else ()
 
 
 def find_dicom(path: Path) -> Found:
     """All DICOM files below a folder, beside a DICOMDIR or another DICOM file, or in a zip.
 
     Raises:
-        InputError: there is no such path, no DICOM in it, or the zip is damaged, locked, absurdly large or reaches out of its folder.
+        InputError: there is no such path, no DICOM in it, a file or folder that cannot be read (a series without it would look whole), or
+            the zip is damaged, locked, absurdly large or reaches out of its folder.
     """
     path = Path(path)
     if not path.exists():
@@ -61,12 +69,16 @@ def find_dicom(path: Path) -> Found:
 
 
 def is_dicom(path: Path) -> bool:
-    """By the mark after the preamble, or, for files without one, by an element of group 2 or 8 at the start."""
+    """By the mark after the preamble, or, for files without one, by an element of group 2 or 8 at the start.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(132)
-    except OSError:
-        return False
+    except OSError as error:
+        raise _unreadable(path, error) from None
     if head[128:132] == b"DICM":
         return True
     # group 0002 or 0008, then an even small length or a type in capitals
@@ -78,19 +90,52 @@ def is_dicom(path: Path) -> bool:
     )
 
 
-def _walk(folder: Path):
-    """Regular files below folder, in order; folders that are links are not entered, so that no loop catches us."""
-    for place, folders, names in os.walk(folder):
+def check_apart(outdir: Path, given: Path) -> None:
+    """Raises InputError where results would be written among what is read: the next run would find them in its input."""
+    source = Path(given).resolve()
+    if not source.is_dir() and (source.name.upper() == "DICOMDIR" or (source.is_file() and is_dicom(source))):
+        source = source.parent
+    target = Path(outdir).resolve()
+    if source.is_dir() and (target == source or source in target.parents):
+        raise InputError(f"{outdir} lies in the input folder {source}; name a folder outside it for the results")
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be read ({error.strerror or error}); mend its rights or the disk, or leave it out")
+
+
+def _walk(folder: Path, links: list[Path] | None = None):
+    """Regular files below folder, in order; folders that are links are not entered, so that no loop catches us.
+
+    Args:
+        links: gets the links to folders or to nowhere.
+    """
+
+    def refuse(error: OSError):
+        raise _unreadable(Path(error.filename or folder), error)
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
         folders.sort()
+        if links is not None:
+            links += [path for name in folders if (path := Path(place, name)).is_symlink()]
         for name in sorted(names):
             file = Path(place, name)
-            if file.is_file():  # a named pipe would block the reading for ever
+            try:
+                mode = file.stat().st_mode
+            except OSError as error:
+                if not file.is_symlink():
+                    refuse(error)
+                if links is not None:
+                    links.append(file)
+                continue
+            if stat.S_ISREG(mode):  # a named pipe would block the reading for ever
                 yield file
 
 
 def _found(folder: Path, given: Path, unpacked: Path | None = None) -> Found:
     files, others, zips = [], 0, 0
-    for file in _walk(folder):
+    links: list[Path] = []
+    for file in _walk(folder, links):
         if is_dicom(file):
             files.append(file)
         else:
@@ -100,8 +145,9 @@ def _found(folder: Path, given: Path, unpacked: Path | None = None) -> Found:
             raise InputError(f"{given} holds more than {MAX_FILES} files; name the folder of one study")
     if not files:
         hint = f"; it holds {zips} zips: name one of them" if zips else "; name the folder that holds the study"
-        raise InputError(f"{given}: none of {others} files is DICOM{hint}")
-    return Found(tuple(files), others, unpacked)
+        also = f" ({len(links)} links to folders or to nowhere were not followed)" if links else ""
+        raise InputError(f"{given}: none of {others} files is DICOM{also}{hint}")
+    return Found(tuple(files), others, unpacked, len(links))
 
 
 def unpack(path: Path) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from l2s.errors import InputError
-from l2s.io.headers import malformed, number, numbers, quiet, raw, short, text, texts
+from l2s.io.dicom_files import BLOCK_BYTES, MAX_RATIO, SMALL_BYTES
+from l2s.io.headers import lenient, malformed, number, numbers, quiet, raw, short, text, texts
 from l2s.study import Grid, orthonormal
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ BROKEN = (OSError, EOFError, KeyError, AssertionError, RuntimeError, RecursionEr
 KEYWORDS = (
     "SOPClassUID", "SOPInstanceUID", "Modality", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber",
     "SeriesDescription", "ImageType", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "InstanceNumber", "TransferSyntaxUID",
+    "ImageOrientationPatient", "PixelSpacing", "InstanceNumber", "TransferSyntaxUID", "NumberOfSlices", "PatientID", "RescaleType",
 )  # fmt: skip
 DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR: it lists what the folder shows anyway
 MIN_SLICES = 8
@@ -34,6 +37,15 @@ DRIFT = 0.1  # of a pixel, across the stack: more is a tilted gantry
 JOINT = 0.05  # of the slice distance, from the regular position: bed joints stay below it
 GAP = 1.5  # slice distances: beyond it a slice is missing
 DUPLICATE = 0.02  # slice distances: nearer slices lie in one place
+MAX_EDGE = 4096  # pixels; PET has up to 512, CT up to 1024
+MAX_VOXELS = 2**31
+DEFLATED = "1.2.840.10008.1.2.1.99"
+LARGE_BYTES = 64 * 2**10  # no element that is needed comes near; scanners put raw data of megabytes into private ones
+PRIVATE_GROUPS = (0x0009, 0x0071, 0x7053)  # of GE, Siemens and Philips: suv.py reads some of them
+
+
+class UnreadableFile(InputError):
+    """The disk or the file's rights are at fault, not its content."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,8 @@ class Instance:
 class Series:
     """The files of one SeriesInstanceUID. header is that of one of its slices, without voxels.
 
-    problem: why the series as a whole cannot be used, if so.
+    patient: a hash of the PatientID, to compare it by; empty where there is none. problem: why the series as a whole cannot be used,
+    if so.
     """
 
     uid: str
@@ -71,6 +84,7 @@ class Series:
     sop_class: str
     instances: tuple[Instance, ...]
     header: Dataset
+    patient: str = ""
     problem: str | None = None
 
 
@@ -94,6 +108,9 @@ def read_table(files: Sequence[Path], root: Path) -> Table:
     Args:
         files: DICOM files.
         root: what the user named; files are spoken of relative to it.
+
+    Raises:
+        InputError: the disk or a file's rights do not let it be read.
     """
     groups: dict[str, list[tuple[Path, Dataset]]] = {}
     passed_over: list[str] = []
@@ -103,6 +120,8 @@ def read_table(files: Sequence[Path], root: Path) -> Table:
             if DIRECTORY in (text(header, "SOPClassUID"), text(header.file_meta, "MediaStorageSOPClassUID")):
                 continue
             uid = text(header, "SeriesInstanceUID")
+        except UnreadableFile:
+            raise  # a series without it would look whole
         except InputError as error:
             passed_over.append(f"{_relative(path, root)}: {error}")
             continue
@@ -121,24 +140,86 @@ def read_table(files: Sequence[Path], root: Path) -> Table:
     return Table(tuple(series), tuple(warnings), tuple(passed_over + copies))
 
 
-def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
+def read_header(path: Path, keywords: Sequence[str] | None = None, defer_bytes: int | None = None) -> Dataset:
     """A file's header without voxels.
 
+    Args:
+        keywords: read these alone.
+        defer_bytes: of top-level elements above this size no value is read.
+
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or is deflated and swells like a bomb.
     """
     import pydicom
 
     try:
         with quiet():
+            _check_deflated(path)
             header = pydicom.dcmread(
-                path, stop_before_pixels=True, force=True, specific_tags=list(keywords) if keywords else None
+                path,
+                stop_before_pixels=True,
+                force=True,
+                specific_tags=list(keywords) if keywords else None,
+                defer_size=defer_bytes,
             )
+    except InputError:
+        raise
     except (*malformed(), *BROKEN) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise UnreadableFile(
+                f"{path} cannot be read ({error.strerror}); mend its rights or the disk, or leave it out"
+            ) from None
         raise InputError(f"unreadable header: {short(error)}") from None
     if not hasattr(header, "file_meta"):
         raise InputError("unreadable header: no DICOM")
     return header
+
+
+def read_slice_header(path: Path) -> Dataset:
+    """A slice's header as it is kept for a whole series: without voxels, without elements above 64 KiB, and of private ones with
+    those of suv.py alone.
+
+    Raises:
+        InputError: see read_header.
+    """
+    header = read_header(path, defer_bytes=LARGE_BYTES)
+    _shed(header)
+    return header
+
+
+def _shed(header: Dataset) -> None:
+    for tag, element in list(header.items()):  # items() leaves elements as they were read: asking for one would fetch its value
+        size = getattr(element, "length", None)  # of an element that is not decoded yet
+        value = getattr(element, "value", None)
+        if size in (None, 0xFFFFFFFF):
+            size = len(value) if isinstance(value, bytes | str) else 0
+        if size > LARGE_BYTES or (tag.is_private and tag.group not in PRIVATE_GROUPS):
+            del header[tag]
+        elif getattr(element, "VR", None) == "SQ" and not isinstance(value, bytes) and value is not None:
+            for item in value:
+                _shed(item)
+
+
+def _check_deflated(path: Path) -> None:
+    """Raises InputError where a deflated file would swell like a bomb: pydicom inflates it whole, however large that gets."""
+    from pydicom import filereader
+
+    with path.open("rb") as file:
+        filereader.read_preamble(file, True)
+        # the public function for this refuses files without preamble, and such a one may be deflated too
+        if str(filereader._read_file_meta_info(file).get("TransferSyntaxUID")) != DEFLATED:
+            return
+        packed, total = os.fstat(file.fileno()).st_size, 0
+        unzip = zlib.decompressobj(-zlib.MAX_WBITS)
+        rest = file.read(BLOCK_BYTES)
+        while rest and not unzip.eof:
+            total += len(unzip.decompress(rest, BLOCK_BYTES))
+            if total > SMALL_BYTES and total > MAX_RATIO * packed:
+                raise InputError(
+                    f"a deflated file of {packed / 2**20:.1f} MiB swells beyond {SMALL_BYTES // 2**20} MiB and {MAX_RATIO} times its size: "
+                    "this looks like a bomb"
+                )
+            rest = unzip.unconsumed_tail or file.read(BLOCK_BYTES)
 
 
 def _relative(path: Path, root: Path) -> Path:
@@ -152,12 +233,12 @@ def _series(uid: str, members: list[tuple[Path, Dataset]], root: Path, copies: l
     try:
         instances = [_instance(p, h) for p, h in members]
         instances = _without_copies(instances, root, copies)
-        for keyword in ("Modality", "StudyInstanceUID", "FrameOfReferenceUID", "SOPClassUID"):
-            values = sorted({text(h, keyword) or "absent" for _, h in members})
-            if len(values) > 1:
-                raise InputError(f"its slices disagree on {keyword} ({', '.join(values[:3])})")
+        for keyword in ("Modality", "StudyInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "PatientID"):
+            read = _patient if keyword == "PatientID" else text
+            if (count := len({read(h, keyword) for _, h in members})) > 1:
+                raise InputError(f"its slices disagree on {keyword} ({count} values); export the series again, alone")
         if text(first, "Modality") == "PT":
-            first = read_header(path)  # units, corrections, private elements
+            first = read_slice_header(path)  # units, corrections, private elements
     except InputError as error:
         problem = str(error)
         instances = instances or [Instance(p, "", "", 0, 0, 1, None, None, None) for p, _ in members]
@@ -173,6 +254,8 @@ def _series(uid: str, members: list[tuple[Path, Dataset]], root: Path, copies: l
         order = number(first, "SeriesNumber")
     except InputError:
         kinds, order = (), None
+    if order is not None and abs(order) >= 1 << 31:  # an IS has 32 bits
+        order = None
     return Series(
         uid=uid,
         study_uid=safely("StudyInstanceUID"),
@@ -184,8 +267,16 @@ def _series(uid: str, members: list[tuple[Path, Dataset]], root: Path, copies: l
         sop_class=safely("SOPClassUID"),
         instances=tuple(instances),
         header=first,
+        patient=_patient(first),
         problem=problem,
     )
+
+
+def _patient(header: Dataset, keyword: str = "PatientID") -> str:
+    """A hash of the PatientID, whatever it holds: it is compared, never shown."""
+    value = lenient(raw, header, keyword)
+    words = "" if value is None else str(value).strip(" \0")
+    return hashlib.sha256(words.encode("utf-8", "replace")).hexdigest()[:12] if words else ""
 
 
 def _instance(path: Path, header: Dataset) -> Instance:
@@ -255,8 +346,8 @@ def stack(series: Series) -> Stack:
     """The slices in order and their grid.
 
     Raises:
-        InputError: too few slices, several frames a file, no or mixed orientation, size or spacing, a tilted gantry, slices missing or
-            in one place. The line names the positions.
+        InputError: too few slices, several frames a file, no, mixed or absurd orientation, size or spacing, a tilted gantry, slices
+            missing or in one place. The line names the positions.
     """
     if series.problem:
         raise InputError(series.problem)
@@ -284,6 +375,11 @@ def stack(series: Series) -> Stack:
     if first.spacing_mm is None or min(first.spacing_mm) <= 0 or min(first.rows, first.columns) < 1:
         raise InputError(
             f"PixelSpacing is {first.spacing_mm}, {first.rows} rows, {first.columns} columns: no image; export it again"
+        )
+    if max(first.rows, first.columns) > MAX_EDGE or len(instances) * first.rows * first.columns > MAX_VOXELS:
+        raise InputError(
+            f"{first.columns:.6g} columns, {first.rows:.6g} rows and {len(instances)} slices (limits {MAX_EDGE}, {MAX_EDGE} and "
+            f"{MAX_VOXELS} voxels): no image of a body; export it again"
         )
     row, column = orientations[0][:3], orientations[0][3:]
     direction, _ = orthonormal(np.stack([row, column, np.cross(row, column)], axis=1), "ImageOrientationPatient")

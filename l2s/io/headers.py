@@ -1,4 +1,7 @@
-"""Values of DICOM headers, read so that a malformed one is a line for the user and never a traceback."""
+"""Values of DICOM headers, read so that a malformed one is a line for the user and never a traceback.
+
+No line quotes a header's text: lines become reasons and warnings, these go into records, and any element may hold a patient's name.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import math
 import re
 import struct
 import warnings
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING
@@ -22,6 +26,28 @@ TIME = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(\.\d{0,6})?)?)?")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 DATE = re.compile(r"(\d{4})[.-]?(\d\d)[.-]?(\d\d)")
 ZONE = re.compile(r"([+-])(\d\d)(\d\d)$")
+
+
+def _words(line: str) -> frozenset[str]:
+    return frozenset(line.split())
+
+
+# the words that DICOM defines for coded elements (PS3.3 C.7.3.1.1.1, C.8.9.1, C.8.2.1, C.7.6.1.1.2)
+MODALITIES = _words(
+    "AR ASMT AU BDUS BI BMD CR CT CTPROTOCOL DG DOC DX ECG EPS ES FID GM HC HD IO IOL IVOCT IVUS KER KO LEN LS MG MR NM OAM OCT OP OPM "
+    "OPT OPTBSV OPTENF OPV OSS OT PLAN PR PT PX REG RESP RF RG RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SC "
+    "SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL XC"
+)
+PET_UNITS = _words(
+    "CNTS NONE CM2 CM2ML PCNT CPS BQML MGMINML UMOLMINML MLMING MLG 1CM UMOLML PROPCNTS PROPCPS MLMINML MLML GML STDDEV"
+)
+CORRECTIONS = _words("UNIF COR NCO DECY ATTN SCAT DTIM NRGY LIN MOTN CLN RAN RADL DCAL NORM")
+SUV_TYPES = _words("BSA BW LBM LBMJAMES128 LBMJANMA IBW")
+RESCALE_TYPES = _words("OD HU US MGML Z_EFF ED EDW HU_MOD PCT BQML")
+IMAGE_TYPES = _words(
+    "ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER SCOUT TOPOGRAM SURVIEW MPR MIP MINIP VOLREN REPROJECTION REFORMATTED AVERAGE "
+    "STATIC DYNAMIC GATED IMAGE VOLUME RESAMPLED NONE SUBTRACTION PERFUSION TOMO RECON OTHER"
+) | {"MAXIMUM INTENSITY PROJECTION", "PROJECTION IMAGE", "WHOLE BODY", "RECON TOMO", "CSA MPR"}
 
 
 def malformed() -> tuple[type[Exception], ...]:
@@ -54,9 +80,32 @@ def raw(header: Dataset, keyword: str):
     try:
         with quiet():
             value = header.get(keyword)
-    except malformed() as error:
-        raise InputError(f"{keyword} in the header cannot be read ({short(error)}); export the series again") from None
+    except malformed():
+        raise InputError(f"{keyword} in the header cannot be read; export the series again") from None
     return None if value is None or (hasattr(value, "__len__") and len(value) == 0) else value
+
+
+def items(header: Dataset, keyword: str) -> tuple[Dataset, ...]:
+    """The items of a sequence; none where it is absent.
+
+    Raises:
+        InputError: the element is there, but is no sequence.
+    """
+    from pydicom.sequence import Sequence as Items
+
+    value = raw(header, keyword)
+    if value is None:
+        return ()
+    if not isinstance(value, Items):
+        raise InputError(f"{keyword} in the header is no sequence; export the series again")
+    return tuple(value)
+
+
+def word(value: str | None, defined: Iterable[str]) -> str:
+    """A coded value as a line may show it: itself where DICOM defines it, else a stand-in, for it may be anybody's free text."""
+    if not value:
+        return "absent"
+    return value if value in defined else "a word that DICOM does not define"
 
 
 def short(error: Exception) -> str:
@@ -97,6 +146,15 @@ def texts(header: Dataset, keyword: str) -> tuple[str, ...]:
     return tuple(str(v).strip(" \0").upper() for v in values)
 
 
+def agreed(headers: Sequence[Dataset], keyword: str, read=None):
+    """The value that all slices share; a line about others names none of them, it may be a date or free text."""
+    read = read or (lambda header: texts(header, keyword))
+    values = list(dict.fromkeys(read(header) for header in headers))
+    if len(values) > 1:
+        raise InputError(f"the slices of the series disagree on {keyword} ({len(values)} values); export the series again, alone")
+    return values[0]
+
+
 def number(header: Dataset, keyword: str) -> float | None:
     """One finite number; None where it is absent."""
     return as_number(raw(header, keyword), keyword)
@@ -108,10 +166,10 @@ def as_number(value, keyword: str) -> float | None:
         return None
     # float() would also take 1_000, nan and infinity
     if not NUMBER.fullmatch(words):
-        raise InputError(f"{keyword} is {words[:40]!r}, which is no number; export the series again")
+        raise InputError(f"{keyword} is no number; export the series again")
     result = float(words)
     if not math.isfinite(result):
-        raise InputError(f"{keyword} is {result}, which is no finite number; export the series again")
+        raise InputError(f"{keyword} is no finite number; export the series again")
     return result
 
 
@@ -132,10 +190,8 @@ def private(header: Dataset, group: int, creator: str, element: int):
             value = header.private_block(group, creator)[element].value
     except KeyError:
         return None
-    except malformed() as error:
-        raise InputError(
-            f"the private element ({group:04x},xx{element:02x}) of {creator} cannot be read ({short(error)})"
-        ) from None
+    except malformed():
+        raise InputError(f"the private element ({group:04x},xx{element:02x}) of {creator} cannot be read") from None
     return None if value is None or (hasattr(value, "__len__") and len(value) == 0) else value
 
 
@@ -149,7 +205,7 @@ def parse_date(words: str, keyword: str) -> date:
             raise ValueError
         return day
     except (AttributeError, ValueError):
-        raise InputError(f"{keyword} is {words[:40]!r}, which is no date (YYYYMMDD)") from None
+        raise InputError(f"{keyword} is no date (YYYYMMDD)") from None
 
 
 def parse_time(words: str, keyword: str) -> time:
@@ -162,7 +218,7 @@ def parse_time(words: str, keyword: str) -> time:
             int((fraction or ".")[1:].ljust(6, "0")),
         )  # fmt: skip
     except (AttributeError, ValueError):
-        raise InputError(f"{keyword} is {words[:40]!r}, which is no time of day (HHMMSS)") from None
+        raise InputError(f"{keyword} is no time of day (HHMMSS)") from None
 
 
 def parse_datetime(words: str, keyword: str, zone: str | None = None) -> datetime:
@@ -178,7 +234,7 @@ def parse_datetime(words: str, keyword: str, zone: str | None = None) -> datetim
     day = parse_date(body[:10] if body[4:5] in ("-", ".") else body[:8], keyword)
     clock = body[10:] if body[4:5] in ("-", ".") else body[8:]
     if not clock:
-        raise InputError(f"{keyword} is {words[:40]!r}: it has no time of day")
+        raise InputError(f"{keyword} has no time of day")
     moment = datetime.combine(day, parse_time(clock, keyword))
     if body != words.replace("T", "").replace(" ", "") and zone:
         moment = (
@@ -193,4 +249,4 @@ def _zone(words: str, keyword: str) -> timezone:
         sign, hours, minutes = found.groups()
         return timezone((1 if sign == "+" else -1) * timedelta(hours=int(hours), minutes=int(minutes)))
     except (AttributeError, ValueError):
-        raise InputError(f"{keyword} is {words[:40]!r}, which is no offset (+HHMM)") from None
+        raise InputError(f"{keyword} is no offset (+HHMM)") from None

@@ -97,7 +97,12 @@ def holds_images(path: Path) -> bool:
     if path.is_file():
         return path.name.lower().endswith(ENDINGS)
     known = {name for names in NAMES.values() for name in names}
-    return (path / "images").is_dir() or any(stem(one).lower() in known for one in _images(path))
+    return is_challenge(path) or any(stem(one).lower() in known for one in _images(path))
+
+
+def is_challenge(folder: Path) -> bool:
+    """Whether it is grand-challenge's layout; a folder `images` alone is not, DICOM exports have one too."""
+    return any((folder / "images" / kind).is_dir() for kind in NAMES)
 
 
 def read_dicom_input(
@@ -131,7 +136,7 @@ def find_files(folder: Path) -> tuple[str, str, dict[str, Path]]:
     Raises:
         InputError: it is none, or holds several images for one place.
     """
-    if (folder / "images").is_dir():
+    if is_challenge(folder):
         files = {kind: _only(folder / "images" / kind) for kind in NAMES}
         return stem(files["ct"]), "grand-challenge", files
     by_name: dict[str, Path] = {}

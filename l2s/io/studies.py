@@ -31,7 +31,7 @@ def read_study(pet_path: Path, ct_path: Path, name: str) -> tuple[Study, list[st
         InputError: a file cannot be used (see read_image), the PET is no SUV image, or the two do not overlap in space.
     """
     for path in (Path(pet_path), Path(ct_path)):
-        _check_limits(path.name, read_grid(path))
+        check_limits(path.name, read_grid(path))
     with ThreadPoolExecutor(2) as pool:  # unpacking leaves Python's lock free
         reads = [pool.submit(read_image, path) for path in (pet_path, ct_path)]
     pet, grid, stored, warnings = reads[0].result()
@@ -50,13 +50,13 @@ def read_pet(pet_path: Path, name: str) -> tuple[Study, list[str]]:
     Raises:
         InputError: the file cannot be used (see read_image) or is no SUV image.
     """
-    _check_limits(Path(pet_path).name, read_grid(pet_path))
+    check_limits(Path(pet_path).name, read_grid(pet_path))
     pet, grid, stored, warnings = read_image(pet_path)
     check_pet(pet, Path(pet_path).name)
     return Study(pet, np.broadcast_to(np.float32(np.nan), pet.shape), grid, stored, name), warnings
 
 
-def _check_limits(name: str, grid: Grid) -> None:
+def check_limits(name: str, grid: Grid) -> None:
     """Raises InputError, before a voxel is read, where the grid is not that of a PET or CT of a body."""
     if min(grid.shape_zyx) < MIN_VOXELS_AN_AXIS:
         shown = " x ".join(map(str, grid.size_xyz))
@@ -68,6 +68,12 @@ def _check_limits(name: str, grid: Grid) -> None:
 
 def _corner(grid: Grid) -> str:
     return "(" + ", ".join(f"{v:.0f}" for v in grid.origin_mm_xyz) + ")"
+
+
+def check_finite(array: np.ndarray, name: str) -> None:
+    """Raises InputError where a voxel is NaN or infinite."""
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} holds NaN or infinite voxels; none may be")
 
 
 def check_pet(pet: np.ndarray, name: str) -> None:
@@ -125,10 +131,9 @@ def check_study(study: Study) -> list[str]:
     Raises:
         InputError: too small, of absurd spacing, not finite, no SUV or no HU.
     """
-    _check_limits(study.name, study.grid)
+    check_limits(study.name, study.grid)
     for what, array in (("PET", study.pet_suv), ("CT", study.ct_hu)):
-        if not np.isfinite(array).all():
-            raise InputError(f"{study.name}: the {what} holds NaN or infinite voxels; none may be")
+        check_finite(array, f"{study.name}: the {what}")
     check_pet(study.pet_suv, f"{study.name}'s PET")
     return check_ct(study.ct_hu, f"{study.name}'s CT")
 

@@ -9,13 +9,29 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import datetime, time
 from typing import TYPE_CHECKING
 
 from l2s import body
 from l2s.body import HEIGHT_M, WEIGHT_KG
 from l2s.errors import InputError
-from l2s.io.headers import as_number, as_text, lenient, number, parse_date, parse_datetime, parse_time, private, raw, text, texts
+from l2s.io.headers import (
+    CORRECTIONS,
+    MODALITIES,
+    PET_UNITS,
+    SUV_TYPES,
+    agreed,
+    as_number,
+    items,
+    lenient,
+    number,
+    private,
+    raw,
+    text,
+    texts,
+    word,
+)
+from l2s.io.suv_times import first_acquisition, injection_moment, of_dose, pharmaceutical, reference_moment
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -41,12 +57,14 @@ HALF_LIFE_TOLERANCE = 0.03  # scanners round half-lives by up to 1.5 %
 MIN_DOSE_BQ = 1e4  # no image can be made of less
 MAX_DOSE_BQ = 1e11
 UPTAKE_MIN = (30.0, 150.0)
-MIDNIGHT_S = 6 * 3600.0  # an injection of the evening before: nobody waits longer with a tracer of two hours
-MANY_HALF_LIVES = 10.0  # a thousandth of the dose is left: the dates are wrong
 AGREEMENT = 0.01  # of Philips's two factors
-TRUNCATED = timedelta(seconds=1)  # of two times one may have lost its fraction
-FRAME_S = (2.0, 10.0)  # a mean time of a frame agrees, differs
-NO_DATE = date(1900, 1, 1)  # stands for the day of a scan whose headers have lost all dates
+# (words of the header, the name that is kept): the element is free text
+MANUFACTURERS = (
+    ("SIEMENS|CPS|CTI", "Siemens"), ("GE|GENERAL ELECTRIC", "GE"), ("PHILIPS|ADAC|MARCONI", "Philips"),
+    ("UIH|UNITED IMAGING", "United Imaging"),
+    ("CANON", "Canon"), ("TOSHIBA", "Toshiba"), ("HITACHI", "Hitachi"), ("SHIMADZU", "Shimadzu"), ("MEDISO", "Mediso"),
+    ("NEUSOFT", "Neusoft"), ("SINOUNION", "Sinounion"), ("BRUKER", "Bruker"),
+)  # fmt: skip
 FDG = re.compile(r"FDG|FLUORO-?(2-?)?DE(S)?OXY-?-?(D-?)?GLUCOSE|FLUDEOXYGLUCOSE", re.IGNORECASE)
 
 
@@ -77,7 +95,9 @@ class SuvFacts:
     Attributes:
         factor: SUVbw = (stored value * RescaleSlope + RescaleIntercept) * factor.
         method: how the factor was made, in words.
-        units, suv_type, decay_correction, manufacturer, tracer, nuclide: as the header has them.
+        units, suv_type, decay_correction, nuclide: as the header has them, by DICOM's words alone.
+        manufacturer: of a list, 'other' or 'unknown'. tracer: 'FDG', 'other' or None. Both are free text in the header, and a record
+            of these facts may be passed on.
         weight_kg, height_m, sex, age_years: of the patient; None where unknown and not needed. Ages above 89 read 90.
         dose_bq: injected; decayed_dose_bq: what of it is left at the reference, None where the factor does not need it.
         injection, reference: scanner's wall clock; reference_source names the element.
@@ -146,17 +166,18 @@ def suv_facts(headers: Sequence[Dataset], overrides: Overrides = AS_IN_THE_HEADE
     first = headers[0]
     check_corrected(first)
     for keyword in ("Modality", "SOPClassUID", "CorrectedImage", "Units", "SUVType", "DecayCorrection", "Manufacturer"):
-        _agreed(headers, keyword)
+        agreed(headers, keyword)
     warnings: list[str] = []
     units = check_units(first)
     decay = check_decay(first)
+    suv_type = (text(first, "SUVType") or "").upper() or None
     common = {
         "units": units,
-        "suv_type": text(first, "SUVType"),
+        "suv_type": suv_type if suv_type is None or suv_type in SUV_TYPES else "other",
         "decay_correction": decay,
-        "manufacturer": lenient(text, first, "Manufacturer") or "unknown",
+        "manufacturer": _manufacturer(first),
         "tracer": _tracer(headers, warnings),
-        "nuclide": lenient(lambda: _nuclide(_pharmaceutical(headers))),
+        "nuclide": lenient(lambda: _nuclide(pharmaceutical(headers))),
         "height_m": _height(headers, overrides),
         "sex": _sex(headers, overrides),
         "age_years": _age(first),
@@ -175,8 +196,13 @@ def suv_facts(headers: Sequence[Dataset], overrides: Overrides = AS_IN_THE_HEADE
     elif units == "CNTS":
         factor, method = _philips(headers, dose, why_not, overrides, warnings)
     else:
-        factor, method = _from_other_suv(units, text(first, "SUVType"), weight, common["height_m"], common["sex"], warnings)
-        if unused := sorted({"dose_bq", "injection", "reference", "half_life_s"} & set(overrides.given())):
+        factor, method = _from_other_suv(units, suv_type, weight, common["height_m"], common["sex"], warnings)
+        useless = {"dose_bq", "injection", "reference", "half_life_s"}
+        if units == "GML" and suv_type in (None, "BW"):
+            useless.add("weight_kg")
+        else:
+            _warn_of_baked_in(headers, overrides, warnings)
+        if unused := sorted(useless & set(overrides.given())):
             warnings.append(f"{', '.join(unused)} given, but the series is in SUV already: it has no bearing")
         if why_not:
             warnings.append(f"dose and uptake time are unknown: {why_not}")
@@ -210,7 +236,7 @@ def check_corrected(header: Dataset) -> None:
         raise InputError(f"{name} (multi-frame) is not read; export the series as classic PET Image Storage")
     modality = text(header, "Modality")
     if modality != "PT":
-        raise InputError(f"Modality is {modality}, not PT; name the PET series")
+        raise InputError(f"Modality is {word(modality, MODALITIES)}, not PT; name the PET series")
     corrections = texts(header, "CorrectedImage")
     if "ATTN" not in corrections or attenuation_denied(header):
         raise InputError(
@@ -218,8 +244,8 @@ def check_corrected(header: Dataset) -> None:
         )
     if "DECY" not in corrections:
         raise InputError(
-            f"CorrectedImage is {'/'.join(corrections)}, without DECY: the series is not decay corrected; reconstruct it with "
-            "decay correction"
+            f"CorrectedImage is {'/'.join(c for c in corrections if c in CORRECTIONS)}, without DECY: the series is not decay corrected; "
+            "reconstruct it with decay correction"
         )
 
 
@@ -235,7 +261,7 @@ def check_units(header: Dataset) -> str:
     units = (text(header, "Units") or "").upper()
     if units not in UNITS:
         raise InputError(
-            f"Units is {units or 'absent'}: only {', '.join(UNITS)} can be made SUV; export the series in Bq/ml (BQML)"
+            f"Units is {word(units, PET_UNITS)}: only {', '.join(UNITS)} can be made SUV; export the series in Bq/ml (BQML)"
         )
     return units
 
@@ -245,58 +271,38 @@ def check_decay(header: Dataset) -> str:
     decay = (text(header, "DecayCorrection") or "").upper()
     if decay not in ("START", "ADMIN"):
         raise InputError(
-            f"DecayCorrection is {decay or 'absent'} (START or ADMIN is needed): the moment that the values belong to is unknown; "
+            f"DecayCorrection is {word(decay, ('NONE',))} (START or ADMIN is needed): the moment that the values belong to is unknown; "
             "reconstruct the series with decay correction"
         )
     return decay
 
 
-def _agreed(headers: Sequence[Dataset], keyword: str, read=None):
-    """The value that all slices share."""
-    read = read or (lambda header: texts(header, keyword))
-    values = list(dict.fromkeys(read(header) for header in headers))
-    if len(values) > 1:
-        shown = ", ".join("/".join(v) if isinstance(v, tuple) else str(v) for v in values[:3])
-        raise InputError(f"the slices of the series disagree on {keyword}: {shown}; export the series again, alone")
-    return values[0]
-
-
-def _pharmaceutical(headers: Sequence[Dataset]) -> Dataset | None:
-    """The one radiopharmaceutical of the first slice."""
-    items = raw(headers[0], "RadiopharmaceuticalInformationSequence")
-    if items is None:
-        return None
-    if len(items) > 1:
-        raise InputError(f"the header lists {len(items)} radiopharmaceuticals; SUV is defined for one")
-    return items[0]
-
-
-def _of_dose(headers: Sequence[Dataset], keyword: str, read):
-    """An element of the radiopharmaceutical, the same in all slices; None where absent."""
-
-    def one(header: Dataset):
-        item = _pharmaceutical([header])
-        return None if item is None else read(item, keyword)
-
-    return _agreed(headers, keyword, one)
+def _manufacturer(header: Dataset) -> str:
+    name = (lenient(text, header, "Manufacturer") or "").upper()
+    known = (kept for words, kept in MANUFACTURERS if re.search(rf"(?<![A-Z])({words})(?![A-Z])", name))
+    return next(known, "other" if name else "unknown")
 
 
 def _tracer(headers: Sequence[Dataset], warnings: list[str]) -> str | None:
-    item = lenient(_pharmaceutical, headers)
+    tracer = _tracer_of(lenient(pharmaceutical, headers))
+    if tracer == "other":
+        warnings.append("the tracer is not FDG: the networks were made for FDG")
+    return tracer
+
+
+def _tracer_of(item: Dataset | None) -> str | None:
+    """'FDG', 'other', or None where the header does not say."""
     if item is None:
         return None
-    name = lenient(text, item, "Radiopharmaceutical")
-    codes = lenient(raw, item, "RadiopharmaceuticalCodeSequence")
-    meaning = lenient(text, codes[0], "CodeMeaning") if codes else None
-    known = [n for n in (name, meaning) if n]
-    if known and not any(FDG.search(n) for n in known):
-        warnings.append(f"the tracer is {known[0]!r}, not FDG: the networks were made for FDG")
-    return known[0] if known else None
+    codes = lenient(items, item, "RadiopharmaceuticalCodeSequence")
+    names = (lenient(text, item, "Radiopharmaceutical"), lenient(text, codes[0], "CodeMeaning") if codes else None)
+    known = [name for name in names if name]
+    return ("FDG" if any(FDG.search(name) for name in known) else "other") if known else None
 
 
 def _nuclide(item: Dataset | None) -> str | None:
     """A name of NUCLIDES by the radionuclide's code, else by its meaning; None where unknown."""
-    codes = raw(item, "RadionuclideCodeSequence") if item is not None else None
+    codes = items(item, "RadionuclideCodeSequence") if item is not None else None
     if not codes:
         return None
     value, meaning = text(codes[0], "CodeValue"), (text(codes[0], "CodeMeaning") or "").upper()
@@ -316,7 +322,7 @@ def _limited(value: float, limits: tuple[float, float], what: str, unit: str, fl
 def _weight(headers: Sequence[Dataset], overrides: Overrides) -> float:
     weight = overrides.weight_kg
     if weight is None:
-        weight = _agreed(headers, "PatientWeight", lambda header: number(header, "PatientWeight"))
+        weight = agreed(headers, "PatientWeight", lambda header: number(header, "PatientWeight"))
     if weight is None or (weight == 0 and overrides.weight_kg is None):
         raise InputError(f"PatientWeight is {'absent' if weight is None else '0'}; give the patient's by --weight-kg")
     return _limited(weight, WEIGHT_KG, "the patient's weight", "kg", "--weight-kg")
@@ -326,12 +332,12 @@ def _height(headers: Sequence[Dataset], overrides: Overrides) -> float | None:
     """In m; None where it is absent or impossible: many scanners write 0, and SUVbw needs none."""
     if overrides.height_m is not None:
         return _limited(overrides.height_m, HEIGHT_M, "the patient's height", "m", "--height-m")
-    height = lenient(_agreed, headers, "PatientSize", lambda header: number(header, "PatientSize"))
+    height = lenient(agreed, headers, "PatientSize", lambda header: number(header, "PatientSize"))
     return height if height is not None and HEIGHT_M[0] <= height <= HEIGHT_M[1] else None
 
 
 def _sex(headers: Sequence[Dataset], overrides: Overrides) -> str | None:
-    sex = overrides.sex or lenient(_agreed, headers, "PatientSex", lambda header: text(header, "PatientSex"))
+    sex = overrides.sex or lenient(agreed, headers, "PatientSex", lambda header: text(header, "PatientSex"))
     return sex.upper() if sex and sex.upper() in ("M", "F") else None
 
 
@@ -348,7 +354,7 @@ def _dose(headers: Sequence[Dataset], decay: str, overrides: Overrides, warnings
     weight = _weight(headers, overrides)
     dose = overrides.dose_bq
     if dose is None:
-        dose = _of_dose(headers, "RadionuclideTotalDose", number)
+        dose = of_dose(headers, "RadionuclideTotalDose", number)
     if dose is None or (dose == 0 and overrides.dose_bq is None):
         raise InputError(f"RadionuclideTotalDose is {'absent' if dose is None else '0'}; give the injected dose by --dose-bq")
     if 0 < dose < MIN_DOSE_BQ:
@@ -357,14 +363,14 @@ def _dose(headers: Sequence[Dataset], decay: str, overrides: Overrides, warnings
         )
     _limited(dose, (MIN_DOSE_BQ, MAX_DOSE_BQ), "the dose", "Bq", "--dose-bq")
     half_life = _half_life(headers, overrides)
-    first = _first_acquisition(headers)
+    first = first_acquisition(headers)
     if decay == "ADMIN":
         # the values are those of the moment of injection already: its clock is for the uptake time alone
-        injection = _injection(headers, first, half_life, overrides, warnings, needed=False) if first else None
+        injection = injection_moment(headers, first, half_life, overrides.injection, warnings, needed=False) if first else None
         uptake = (first - injection).total_seconds() if injection else None
         return _Dose(weight, dose, half_life, dose, injection, injection, "the injection (ADMIN)", uptake)
-    reference, source = _reference(headers, first, half_life, overrides, warnings)
-    injection = _injection(headers, reference, half_life, overrides, warnings)
+    reference, source = reference_moment(headers, first, half_life, overrides.reference, warnings)
+    injection = injection_moment(headers, reference, half_life, overrides.injection, warnings)
     uptake = (reference - injection).total_seconds()
     return _Dose(weight, dose, half_life, dose * 0.5 ** (uptake / half_life), injection, reference, source, uptake)
 
@@ -372,9 +378,13 @@ def _dose(headers: Sequence[Dataset], decay: str, overrides: Overrides, warnings
 def _half_life(headers: Sequence[Dataset], overrides: Overrides) -> float:
     if overrides.half_life_s is not None:
         return _limited(overrides.half_life_s, (1.0, 1e8), "the half-life", "s", "--half-life-s")
-    half_life = _of_dose(headers, "RadionuclideHalfLife", number)
-    nuclide = _nuclide(_pharmaceutical(headers))
+    half_life = of_dose(headers, "RadionuclideHalfLife", number)
+    drug = pharmaceutical(headers)
+    nuclide = _nuclide(drug)
     known = NUCLIDES[nuclide][2] if nuclide else None
+    if half_life and known is None and _tracer_of(drug) == "FDG":
+        # enough to doubt a half-life that is there, too little to make one up
+        nuclide, known = "F-18", NUCLIDES["F-18"][2]
     if not half_life and known is None:
         raise InputError(
             "RadionuclideHalfLife is absent and the radionuclide's code is not known; give it by --half-life-s (F-18: 6586.2)"
@@ -387,176 +397,13 @@ def _half_life(headers: Sequence[Dataset], overrides: Overrides) -> float:
     return _limited(half_life or known, (1.0, 1e8), "the half-life", "s", "--half-life-s")
 
 
-def _day(header: Dataset, *keywords: str) -> date | None:
-    """The first date that is there."""
-    return next((parse_date(words, keyword) for keyword in keywords if (words := text(header, keyword))), None)
-
-
-def _first_acquisition(headers: Sequence[Dataset]) -> datetime | None:
-    """When the first slice's acquisition began; None where no slice says so."""
-    moments = [_acquisition(header) for header in headers]
-    return min((m for m in moments if m is not None), default=None)
-
-
-def _acquisition(header: Dataset) -> datetime | None:
-    clock = text(header, "AcquisitionTime")
-    if clock is None:
-        whole = text(header, "AcquisitionDateTime")
-        return parse_datetime(whole, "AcquisitionDateTime", text(header, "TimezoneOffsetFromUTC")) if whole else None
-    day = _day(header, "AcquisitionDate", "SeriesDate", "StudyDate") or NO_DATE
-    return datetime.combine(day, parse_time(clock, "AcquisitionTime"))
-
-
-def _nearest(moment: datetime, anchor: datetime, what: str, warnings: list[str]) -> datetime:
-    """The moment itself where it lies within half a day of anchor, else its time of day on the day that brings it nearest.
-
-    De-identification shifts the dates of some elements and forgets those of others (private ones above all); times of day stay.
-    """
-    if abs(moment - anchor) <= timedelta(hours=12):
-        return moment
-    days = [datetime.combine(anchor.date() + timedelta(days=k), moment.time()) for k in (-1, 0, 1)]
-    best = min(days, key=lambda m: abs(m - anchor))
-    warnings.append(
-        f"{what} is dated {abs((moment.date() - anchor.date()).days)} days away from the acquisition (shifted by a de-identification?): "
-        "its time of day is taken with the acquisition's date"
-    )
-    return best
-
-
-def _reference(
-    headers: Sequence[Dataset], first: datetime | None, half_life: float, overrides: Overrides, warnings: list[str]
-) -> tuple[datetime, str]:
-    """(the moment that START decay-corrects to, the element that says so)."""
-    if overrides.reference is not None:
-        if isinstance(overrides.reference, datetime):
-            return overrides.reference, "given"
-        day = first.date() if first else _day(headers[0], "AcquisitionDate", "SeriesDate", "StudyDate") or NO_DATE
-        return datetime.combine(day, overrides.reference), "given"
-    zone = text(headers[0], "TimezoneOffsetFromUTC")
-    for creator, group, element, name in (
-        ("SIEMENS MED PT", 0x0071, 0x22, "Siemens's private reference time (0071,xx22)"),
-        ("GEMS_PETD_01", 0x0009, 0x0D, "GE's private scan time (0009,xx0D)"),
-    ):
-        words = _agreed(headers, name, lambda h, g=group, c=creator, e=element, n=name: as_text(private(h, g, c, e), n))
-        if words:
-            moment = parse_datetime(words, name, zone)
-            if first is None:
-                day = _day(headers[0], "AcquisitionDate", "SeriesDate", "StudyDate")
-                return (datetime.combine(day, moment.time()) if day else moment), name
-            return _nearest(moment, first, name, warnings), name
-    if first is None:
-        raise InputError("AcquisitionTime is absent, so the decay reference is unknown; give it by --reference-datetime")
-    clock = _agreed(headers, "SeriesTime", lambda header: text(header, "SeriesTime"))
-    if clock:
-        day = _day(headers[0], "SeriesDate", "AcquisitionDate", "StudyDate") or NO_DATE
-        series = _nearest(datetime.combine(day, parse_time(clock, "SeriesTime")), first, "SeriesDate", warnings)
-        if series <= first + TRUNCATED:
-            return series, "SeriesTime"
-    return _from_frame(headers, half_life, warnings), "AcquisitionTime and FrameReferenceTime"
-
-
-def _from_frame(headers: Sequence[Dataset], half_life: float, warnings: list[str]) -> datetime:
-    """The reference from a frame's own clock: FrameReferenceTime lies where the frame has its mean activity, t_avg after its start.
-
-    The first frame is taken: it was acquired first, and among its equals has the smallest FrameReferenceTime. GE counts
-    FrameReferenceTime to the frame's start instead; where DecayFactor, which belongs to the mean, proves that, t_avg is left out.
-    """
-    frames = [
-        (acquired, number(h, "FrameReferenceTime"), number(h, "ActualFrameDuration"), lenient(number, h, "DecayFactor") or 0.0)
-        for h in headers
-        if (acquired := _acquisition(h)) is not None
-    ]
-    if any(value is None for frame in frames for value in frame):
-        raise InputError(
-            "SeriesTime is absent or after the first AcquisitionTime (a series made later?), and FrameReferenceTime or "
-            "ActualFrameDuration is absent: the decay reference is unknown; give it by --reference-datetime"
-        )
-    acquired, since_reference_ms, duration_ms, decay_factor = min(frames)
-    if duration_ms <= 0:
-        raise InputError(f"ActualFrameDuration is {duration_ms:g} ms (limit: above 0); give --reference-datetime")
-    since_s, mean_s = since_reference_ms / 1000.0, mean_activity_s(duration_ms / 1000.0, half_life)
-    if decay_factor > 0:
-        true_s = math.log2(decay_factor) * half_life
-        if abs(true_s - since_s - mean_s) < FRAME_S[0] and abs(true_s - since_s) > FRAME_S[1]:
-            warnings.append("FrameReferenceTime counts to the start of the frame, as DecayFactor shows, not to its mean activity")
-            mean_s = 0.0
-    try:
-        return acquired + timedelta(seconds=mean_s - since_s)
-    except OverflowError:
-        raise InputError(f"FrameReferenceTime is {since_reference_ms:g} ms; give --reference-datetime") from None
-
-
-def mean_activity_s(duration_s: float, half_life_s: float) -> float:
-    """Seconds into a frame at which the activity equals its mean over the frame: ln(x / (1 - exp(-x))) / l, x = l * duration."""
-    decay = math.log(2) / half_life_s
-    return math.log(decay * duration_s / -math.expm1(-decay * duration_s)) / decay
-
-
-def _injection(
-    headers: Sequence[Dataset],
-    reference: datetime,
-    half_life: float,
-    overrides: Overrides,
-    warnings: list[str],
-    needed: bool = True,
-) -> datetime | None:
-    """When the dose was injected, on the reference's clock; never after it."""
-    whole = _of_dose(headers, "RadiopharmaceuticalStartDateTime", text)
-    clock = _of_dose(headers, "RadiopharmaceuticalStartTime", text)
-    limit_s = MANY_HALF_LIVES * half_life
-    if overrides.injection is not None:
-        moment = overrides.injection
-        if isinstance(moment, datetime) and reference.date() == NO_DATE:
-            moment = moment.time()
-    elif whole:
-        moment = parse_datetime(whole, "RadiopharmaceuticalStartDateTime", text(headers[0], "TimezoneOffsetFromUTC"))
-        if clock and lenient(parse_time, clock, "RadiopharmaceuticalStartTime") not in (None, moment.time()):
-            warnings.append("RadiopharmaceuticalStartTime and StartDateTime disagree: StartDateTime is taken")
-        if abs((reference - moment).total_seconds()) > max(limit_s, 86400.0):
-            if reference.date() != NO_DATE:
-                days = abs((reference.date() - moment.date()).days)
-                warnings.append(
-                    f"RadiopharmaceuticalStartDateTime is dated {days} days away from the scan (shifted by a de-identification?): "
-                    "its time of day is taken with the scan's date"
-                )
-            moment = moment.time()
-    elif clock:
-        moment = parse_time(clock, "RadiopharmaceuticalStartTime")
-    elif needed:
-        raise InputError("the time of injection is absent; give it by --injection-datetime")
-    else:
-        return None
-    if isinstance(moment, time):
-        moment = _day_of_injection(moment, reference)
-    uptake = (reference - moment).total_seconds()
-    if uptake < 0:
-        raise InputError(
-            f"the injection lies {-uptake / 60:.1f} min after the scan (limit: before it); give the true one by --injection-datetime"
-        )
-    if uptake > limit_s:
-        raise InputError(
-            f"the injection lies {uptake / 3600:.1f} h before the scan (limit {limit_s / 3600:.1f} h); give the true one by "
-            "--injection-datetime"
-        )
-    return moment
-
-
-def _day_of_injection(clock: time, reference: datetime) -> datetime:
-    """A time of day on the day of the reference, or on the evening before where the scan began after midnight."""
-    same_day = datetime.combine(reference.date(), clock)
-    before = same_day - timedelta(days=1)
-    if same_day > reference and (reference - before).total_seconds() <= MIDNIGHT_S:
-        return before
-    return same_day
-
-
 def _philips(
     headers: Sequence[Dataset], dose: _Dose | None, why_not: InputError | None, overrides: Overrides, warnings: list[str]
 ) -> tuple[float, str]:
     """Counts, by Philips's private factors: straight to SUV, else to Bq/ml."""
     factors = []
     for element, name in ((0x00, "Philips's SUV factor (7053,xx00)"), (0x09, "Philips's activity factor (7053,xx09)")):
-        value = _agreed(
+        value = agreed(
             headers, name, lambda h, e=element, n=name: as_number(private(h, 0x7053, "Philips PET Private Group", e), n)
         )
         factors.append(value if value and value > 0 else None)  # Philips writes 0 for what it does not know
@@ -570,6 +417,17 @@ def _philips(
         if dose is None:
             raise why_not
         return to_bqml * dose.factor, "counts x Philips's activity factor x weight / decayed dose"
+    if overrides.weight_kg is not None:
+        # the factor is weight / (decayed dose) times a constant: another weight scales it, other doses and times need what it lacks
+        try:
+            before = _weight(headers, AS_IN_THE_HEADER)
+        except InputError:
+            raise InputError(
+                "the series has only Philips's SUV factor, made with a weight that the header does not tell: --weight-kg cannot correct "
+                "it; leave it out, or export in Bq/ml"
+            ) from None
+        to_suv *= _weight(headers, overrides) / before
+        changed.remove("weight_kg")
     if changed:
         warnings.append(f"{', '.join(changed)} given, but the series has only Philips's SUV factor: no bearing on the SUV")
     if to_bqml is not None and dose is not None and abs(to_bqml * dose.factor / to_suv - 1) > AGREEMENT:
@@ -580,17 +438,33 @@ def _philips(
     return to_suv, "counts x Philips's SUV factor"
 
 
+def _warn_of_baked_in(headers: Sequence[Dataset], overrides: Overrides, warnings: list[str]) -> None:
+    """Lean and surface SUV were made by the scanner, with its own weight and height: a better one cannot mend them."""
+    own = {
+        "weight_kg": lenient(agreed, headers, "PatientWeight", lambda header: number(header, "PatientWeight")),
+        "height_m": _height(headers, AS_IN_THE_HEADER),
+        "sex": _sex(headers, AS_IN_THE_HEADER),
+    }
+    given = overrides.given()
+    if differ := [name for name, value in own.items() if value and name in given and given[name] != value]:
+        warnings.append(
+            f"{', '.join(differ)} given, but the stored values were made with the header's: SUVbw is right only if the scanner had yours"
+        )
+
+
 def _from_other_suv(
     units: str, suv_type: str | None, weight: float | None, height: float | None, sex: str | None, warnings: list[str]
 ) -> tuple[float, str]:
     """Values that are SUV already, of whatever kind, to SUVbw."""
     kind = (suv_type or ("BSA" if units == "CM2ML" else "BW")).upper()
     if (units == "CM2ML") != (kind == "BSA"):
-        raise InputError(f"Units is {units}, but SUVType is {kind}; the two contradict each other: export in Bq/ml (BQML)")
+        raise InputError(
+            f"Units is {units}, but SUVType is {word(kind, SUV_TYPES)}; the two contradict each other: export in Bq/ml (BQML)"
+        )
     if kind == "BW":
         return 1.0, "SUVbw as stored"
     if kind not in ("BSA", "LBM", "LBMJAMES128", "LBMJANMA", "IBW"):
-        raise InputError(f"SUVType is {kind}, which is not known; export the series in Bq/ml (BQML)")
+        raise InputError(f"SUVType is {word(kind, SUV_TYPES)}, which is not known; export the series in Bq/ml (BQML)")
     for value, what, flag in ((weight, "weight", "--weight-kg"), (height, "height", "--height-m"), (sex, "sex", "--sex")):
         if value is None and (what != "sex" or kind != "BSA"):
             raise InputError(f"SUVType is {kind}, and the patient's {what} is absent or impossible; give it by {flag}")

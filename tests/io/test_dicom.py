@@ -1,12 +1,14 @@
 """DICOM folders -> Study: which series, which geometry, which voxels; and what is refused, with its reason."""
 
 import copy
+import json
 import os
 import random
 import shutil
 import struct
 import tempfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,10 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from l2s.errors import InputError
 from l2s.io import dicom_files
-from l2s.io.dicom import inspect_dicom, pseudonym, read_dicom, read_pet, record
+from l2s.io.dicom import inspect_dicom, pet_headers, pseudonym, read_dicom, read_pet, record
 from l2s.io.dicom_files import find_dicom
 from l2s.io.images import read_image
-from l2s.io.suv import Overrides
+from l2s.io.suv import Overrides, suv_facts
 from l2s.study import from_lps, to_lps
 
 FACTOR = 80000 / (4e8 * 2 ** (-3600 / 6586.2))
@@ -343,6 +345,91 @@ def test_compressed_transfer_syntaxes(tmp_path, name):
     np.testing.assert_allclose(read_pet(tmp_path).pet_suv, volume * FACTOR, rtol=1e-6)
 
 
+def failing(monkeypatch, names, error, after=0):
+    """Opening a file of one of these names raises error, after it went well some times."""
+    real, seen = Path.open, Counter()
+
+    def opened(self, *arguments, **options):
+        seen[self.name] += self.name in names
+        if seen[self.name] > after:
+            raise error
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+
+
+@pytest.mark.parametrize("after", [0, 1], ids=["rights", "a bad disk"])
+def test_files_that_cannot_be_read_are_no_other_files(tmp_path, monkeypatch, after):
+    study(tmp_path)
+    error = OSError(5, "Input/output error") if after else PermissionError(13, "Permission denied")
+    failing(monkeypatch, ("009", "010", "011"), error, after)
+    assert f"009 cannot be read ({error.strerror})" in refused(tmp_path)
+    with pytest.raises(InputError, match="009 cannot be read"):
+        inspect_dicom(tmp_path)
+
+
+def test_folders_that_cannot_be_read_are_told(tmp_path, monkeypatch):
+    study(tmp_path)
+    real = os.scandir
+
+    def scan(path):
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert "/b cannot be read (Permission denied)" in refused(tmp_path)
+
+
+def test_links_are_counted(tmp_path):
+    study(tmp_path / "real")
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "a").symlink_to(tmp_path / "real" / "a")
+    (tmp_path / "link" / "nowhere").symlink_to(tmp_path / "gone")
+    assert "none of 0 files is DICOM (2 links to folders or to nowhere were not followed)" in refused(tmp_path / "link")
+    (tmp_path / "real" / "more").symlink_to(tmp_path / "link")
+    assert "1 links to folders or to nowhere were not followed" in read_dicom(tmp_path / "real").warnings
+    assert "1 links to folders or to nowhere were not followed" in read_pet(tmp_path / "real").warnings
+
+
+def test_a_deflated_bomb_is_not_inflated(tmp_path, monkeypatch):
+    monkeypatch.setattr("l2s.io.dicom_series.SMALL_BYTES", 2**20)
+    slices = pet_series()
+    slices[4].private_block(0x0011, "RAW", create=True).add_new(0, "OB", bytes(2**23))
+    for k, ds in enumerate(slices):
+        ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        ds.save_as(tmp_path / str(k), enforce_file_format=True)
+    assert (tmp_path / "4").stat().st_size < 2**23 / 200
+    real = pydicom.dcmread
+
+    def read(path, *arguments, **options):
+        assert Path(path).name != "4"
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(pydicom, "dcmread", read)
+    assert any("looks like a bomb" in line for line in inspect_dicom(tmp_path).table.passed_over)
+
+
+def test_headers_are_kept_without_their_ballast(tmp_path):
+    big = bytes(2**17)
+    slices = pet_series(private=[("GEMS_PETD_01", 0x0D, "DT", "20240531095000.00"), ("GEMS_PETD_01", 0x77, "OB", big)])
+    for ds in slices:
+        ds.private_block(0x0013, "RAW", create=True).add_new(0, "OB", b"small")
+        ds.add_new(0x00282000, "OB", big)  # ICCProfile
+        item = pydicom.Dataset()
+        item.add_new(0x00282000, "OB", big)
+        ds.ReferencedImageSequence = [item]
+        ds["ReferencedImageSequence"].is_undefined_length = True
+    save(tmp_path, slices)
+    headers = pet_headers(inspect_dicom(tmp_path).choice.pet_stack)
+    assert suv_facts(headers).uptake_s == 3000
+    for header_ in headers:
+        assert sum(len(e.value) for e in header_.iterall() if isinstance(e.value, bytes)) < 2**10
+        assert not [e for e in header_.iterall() if e.tag.group == 0x0013]
+        assert len(header_.ReferencedImageSequence) == 1
+    assert read_pet(tmp_path).pet_suv.max() > 1
+
+
 # --- the choice ---
 
 
@@ -463,7 +550,74 @@ def test_a_missing_ct_is_told_and_may_come_from_a_file(tmp_path):
     assert case.study.ct_hu.max() == -900
 
 
+def test_slices_missing_at_an_end_are_known_by_their_number(tmp_path):
+    save(tmp_path / "p", pet_series(NumberOfSlices=12)[:9])
+    save(tmp_path / "c", ct_series())
+    assert "NumberOfSlices is 12, but 9 slices are here" in refused(tmp_path)
+    case = read_dicom(tmp_path, pet_series=PET)
+    assert any("NumberOfSlices is 12" in line for line in case.warnings)
+    for number in (12, 9):  # of a dynamic series it counts the slices of one frame
+        save(tmp_path / f"whole{number}", pet_series(NumberOfSlices=number))
+        assert read_pet(tmp_path / f"whole{number}").warnings == ()
+
+
+def test_two_patients_are_not_mixed(tmp_path):
+    slices = pet_series()
+    slices[3].PatientID = "SECRET-2"
+    save(tmp_path / "mixed", slices)
+    line = refused(tmp_path / "mixed")
+    assert "disagree on PatientID (2 values)" in line
+    save(tmp_path / "two" / "p", pet_series())
+    save(tmp_path / "two" / "c", ct_series(PatientID="SECRET-2"))
+    for options in ({}, {"ct_series": CT}):
+        both = refused(tmp_path / "two", **options)
+        assert "of another patient (PatientID) than the PET" in both
+        assert "SECRET" not in line + both
+    save(tmp_path / "two" / "c", ct_series(PatientID=None))  # a header that lost its ID is no other patient
+    assert read_dicom(tmp_path / "two").ct.uid == CT
+
+
+def test_a_ct_that_is_not_in_hu_is_named_only(tmp_path):
+    save(tmp_path / "p", pet_series())
+    save(tmp_path / "c", ct_series(RescaleType="US"))
+    line = refused(tmp_path)
+    assert "none of 1 CT series goes with the PET (series 2: RescaleType is US, not HU" in line
+    assert "l2s segment --ct FILE" in line
+    assert "l2s convert --pet-only" in line
+    assert any("RescaleType is US" in line for line in read_dicom(tmp_path, ct_series=CT).warnings)
+    save(tmp_path / "c", ct_series(RescaleType=None))
+    assert read_dicom(tmp_path).ct.uid == CT
+
+
+@pytest.mark.parametrize(("kind", "value"), [("US", 65535), ("UL", 0xFFFFFFFF), ("DS", "1e300")])
+def test_absurd_sizes_are_refused(tmp_path, kind, value):
+    slices = pet_series()
+    for ds in slices:
+        for tag in (0x00280010, 0x00280011):
+            ds.add_new(tag, kind, value)
+    save(tmp_path, slices)
+    assert "no image of a body" in refused(tmp_path)
+    assert "no image of a body" in inspect_dicom(tmp_path).problem
+
+
 # --- values ---
+
+
+def test_what_no_pet_can_hold_is_refused(tmp_path):
+    for k, ds in enumerate(slices := pet_series()):
+        values = pet_volume()[k].astype("<f4")
+        values[0, 0] = np.nan if k == 3 else 1
+        ds.FloatPixelData, ds.BitsAllocated = values.tobytes(), 32
+        del ds.PixelData, ds.BitsStored, ds.HighBit, ds.PixelRepresentation
+    save(tmp_path / "nan", slices)
+    with pytest.raises(InputError, match="the PET holds NaN"):
+        read_pet(tmp_path / "nan")
+    for spacing in (1000.0, 1e-30):
+        save(tmp_path / str(spacing), pet_series(geometry={"spacing_mm": (3.0, spacing, spacing)}))
+        assert "spacing of" in refused(tmp_path / str(spacing))
+    save(tmp_path / "low", pet_series(Units="GML", RescaleIntercept="-500", RescaleSlope="0.05"))
+    with pytest.raises(InputError, match="Hounsfield"):
+        read_pet(tmp_path / "low")
 
 
 def test_ct_outside_its_field_of_view_is_air(tmp_path):
@@ -489,6 +643,40 @@ def test_values_that_cannot_be_suv_are_refused(tmp_path):
         save(folder, pet_series(**{keyword: value}))
         with pytest.raises(InputError, match=r"RescaleSlope|RGB"):
             read_pet(folder)
+
+
+def test_records_hold_no_free_text(tmp_path):
+    smith = "SMITH 19600101"
+    with pydicom.config.disable_value_validation():
+        drug = {"Radiopharmaceutical": smith, "RadiopharmaceuticalStartDateTime": smith}
+        # "ORIGINAL" first, or the series would be named derived
+        save(
+            tmp_path / "a",
+            pet_series(drug, Units="GML", RescaleSlope="0.01", Manufacturer=smith, ImageType=["ORIGINAL", "PRIMARY", smith]),
+        )
+        save(tmp_path / "b", ct_series())
+        add(tmp_path, pet_series(Units=smith), "1.1")
+        add(tmp_path, pet_series(), "1.2", Modality=smith)
+        add(tmp_path, pet_series(ImageType=["DERIVED", smith]), "1.3")
+        add(tmp_path, pet_series(DecayCorrection=smith), "1.4")
+        add(tmp_path, ct_series(RescaleType=smith), "1.5")
+        add(tmp_path, ct_series(SOPClassUID="1.2.19600101"), "1.6")
+        mixed = pet_series()
+        mixed[2].FrameOfReferenceUID = "1.2.19600101"
+        add(tmp_path, mixed, "1.7")
+        crooked = pet_series()
+        crooked[2].add_new(0x00200032, "CS", ["1", smith, "2"])
+        add(tmp_path, crooked, "1.8")
+    case = read_dicom(tmp_path)
+    facts = record(case)
+    shown = json.dumps(facts) + " ".join(case.warnings)
+    assert "SMITH" not in shown.upper()
+    assert "1960" not in shown
+    assert "1.2.3.4.5" not in shown
+    assert facts["pet"]["image_type"] == "ORIGINAL/PRIMARY/OTHER"
+    assert (facts["suv"]["manufacturer"], facts["suv"]["tracer"]) == ("other", "other")
+    assert len(facts["not_taken"]) == 8
+    assert "disagree on FrameOfReferenceUID (2 values)" in case.reasons["1.7"]
 
 
 def test_records_hold_nothing_that_leads_to_a_patient(tmp_path):

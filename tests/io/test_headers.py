@@ -5,7 +5,7 @@ from datetime import date, datetime, time
 import pytest
 
 from l2s.errors import InputError
-from l2s.io.headers import as_number, parse_date, parse_datetime, parse_time
+from l2s.io.headers import as_number, parse_date, parse_datetime, parse_time, word
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,9 @@ def test_numbers():
     for words in ("1_0", "nan", "inf", "1,5", "1 2", "1e999", "0x10"):
         with pytest.raises(InputError):
             as_number(words, "N")
+
+
+def test_coded_words():
+    assert [word(value, {"ATTN"}) for value in ("ATTN", "DOE^JOHN", "", None)] == [
+        "ATTN", "a word that DICOM does not define", "absent", "absent"
+    ]  # fmt: skip

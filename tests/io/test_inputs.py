@@ -59,6 +59,17 @@ def test_a_pet_file_with_its_ct(tmp_path):
     assert read_input(pet, ct).name == "STS_002", "PET is no name"
 
 
+def test_a_dicom_export_with_a_folder_of_images_is_dicom(tmp_path):
+    from dicom_samples import study
+
+    study(tmp_path / "images")
+    (tmp_path / "images" / "readme.txt").write_text("x")
+    assert read_input(tmp_path).kind == "dicom"
+    (tmp_path / "images" / "pet").mkdir()
+    with pytest.raises(InputError, match="pet holds 0 images"):
+        read_input(tmp_path)
+
+
 def test_what_is_no_case(tmp_path):
     with pytest.raises(InputError, match="nowhere does not exist"):
         read_input(tmp_path / "nowhere")

@@ -9,7 +9,8 @@ from dicom_samples import pet_header
 
 from l2s import body
 from l2s.errors import InputError
-from l2s.io.suv import NUCLIDES, Overrides, mean_activity_s, per_suvbw, suv_facts
+from l2s.io.suv import NUCLIDES, Overrides, per_suvbw, suv_facts
+from l2s.io.suv_times import mean_activity_s
 
 HALF_LIFE_MIN = 6586.2 / 60
 F18 = ("C-111A1", "SRT", "^18^Fluorine")
@@ -71,7 +72,7 @@ def test_vendors(vendor):
 
 def test_a_hand_worked_factor():
     # one half-life after injection half of 400 MBq is left: 80000 g / 200e6 Bq
-    header = pet_header({"RadionuclideHalfLife": "3600", "nuclide": None}, SeriesTime="100000")
+    header = pet_header({"RadionuclideHalfLife": "3600", "Radiopharmaceutical": None}, SeriesTime="100000")
     assert factor(header) == pytest.approx(4e-4, rel=1e-12)
 
 
@@ -94,9 +95,9 @@ def test_without_decy_it_is_refused():
     assert "DECY" in refused(pet_header(CorrectedImage=["ATTN", "NORM"]))
 
 
-@pytest.mark.parametrize("value", ["NONE", None, "LATER"])
-def test_decay_correction_must_be_start_or_admin(value):
-    assert f"DecayCorrection is {value or 'absent'}" in refused(pet_header(DecayCorrection=value))
+@pytest.mark.parametrize(("value", "shown"), [("NONE", "NONE"), (None, "absent"), ("LATER", "a word that DICOM does not define")])
+def test_decay_correction_must_be_start_or_admin(value, shown):
+    assert f"DecayCorrection is {shown}" in refused(pet_header(DecayCorrection=value))
 
 
 @pytest.mark.parametrize("uid", ["1.2.840.10008.5.1.4.1.1.130", "1.2.840.10008.5.1.4.1.1.128.1"])
@@ -169,7 +170,7 @@ def test_lean_suv_without_height_or_sex_is_refused(kind):
 def test_units_and_types_that_contradict_each_other_are_refused():
     assert "contradict" in refused(pet_header(Units="GML", SUVType="BSA"))
     assert "contradict" in refused(pet_header(Units="CM2ML", SUVType="BW"))
-    assert "SUVType is XYZ" in refused(pet_header(Units="GML", SUVType="XYZ"))
+    assert "which is not known" in refused(pet_header(Units="GML", SUVType="XYZ"))
 
 
 def test_suv_needs_neither_weight_nor_dose():
@@ -216,7 +217,13 @@ def test_philips_factors_that_disagree_are_told():
 def test_philips_overrides_go_through_the_activity_factor():
     header = philips(private=[(*SUV_FACTOR, "0.00045"), (*ACTIVITY_FACTOR, "1.5")])
     assert factor(header, weight_kg=100) == pytest.approx(1.5 * expected(60, weight_kg=100))
-    assert "no bearing" in warned(philips(private=[(*SUV_FACTOR, "0.00045")]), weight_kg=100)
+    alone = philips(private=[(*SUV_FACTOR, "0.00045")])
+    assert "dose_bq given" in warned(alone, dose_bq=3e8)
+    assert factor(alone, dose_bq=3e8) == 0.00045
+    # made with the header's 80 kg
+    assert factor(alone, weight_kg=100) == pytest.approx(0.00045 * 100 / 80, rel=1e-12)
+    assert "no bearing" not in warned(alone, weight_kg=100)
+    assert "cannot correct it" in refused(philips(private=[(*SUV_FACTOR, "0.00045")], PatientWeight=None), weight_kg=100)
 
 
 def test_counts_without_factors_are_refused():
@@ -381,7 +388,107 @@ def test_headers_without_dates_still_have_times():
     assert factor(pet_header(**bare), injection=datetime(2024, 5, 31, 9, 20)) == pytest.approx(expected(40))
 
 
+def test_a_time_of_day_does_not_date_a_long_lived_tracer():
+    zr = {"RadionuclideHalfLife": None, "nuclide": ("63360001", "SCT", "Zr")}
+    line = refused(pet_header(zr))
+    assert "--injection-datetime with its date" in line
+    assert "78.4 h" in line
+    wanted = 80000 / (4e8 * 2 ** (-4 * 86400 / 282276))
+    assert factor(pet_header(zr), injection=datetime(2024, 5, 27, 10)) == pytest.approx(wanted)
+    assert "--injection-datetime" in refused(pet_header(zr), injection=time(9))
+    copper = {
+        "RadionuclideHalfLife": None,
+        "nuclide": ("3932008", "SCT", "Cu"),
+        "RadiopharmaceuticalStartDateTime": "20140531090000",
+    }
+    assert "--injection-datetime" in refused(pet_header(copper))  # ten years: only its time of day is left
+    facts = suv_facts([pet_header(zr, DecayCorrection="ADMIN")])
+    assert (facts.factor, facts.uptake_s) == (80000 / 4e8, None)
+
+
+def test_an_offset_without_a_zone_gives_way_to_the_wall_clock():
+    # 09:00 in Japan is midnight UTC: 60 min, not ten hours
+    drug = {"RadiopharmaceuticalStartDateTime": "20240531000000+0000"}
+    assert factor(pet_header(drug)) == pytest.approx(expected(60))
+    assert "StartTime is taken" in warned(pet_header(drug))
+    assert factor(pet_header(drug, TimezoneOffsetFromUTC="+0900")) == pytest.approx(expected(60))
+    # 23:30 in Chicago is 04:30 UTC of the next day
+    late = {"SeriesTime": "003000", "AcquisitionTime": "003000"}
+    drug = {"RadiopharmaceuticalStartDateTime": "20240531043000+0000", "RadiopharmaceuticalStartTime": "233000"}
+    assert factor(pet_header(drug, **late)) == pytest.approx(expected(60))
+    # nothing to compare with
+    drug = {"RadiopharmaceuticalStartDateTime": "20240531091000+0000", "RadiopharmaceuticalStartTime": None}
+    assert factor(pet_header(drug)) == pytest.approx(expected(50))
+    assert "scanner's own clock" in warned(pet_header(drug))
+
+
+def test_a_private_reference_after_the_scan_began_is_refused():
+    line = refused(pet_header(private=[(*GE_TIME, "20240531130000.00")]))
+    assert "13:00:00, after the first acquisition at 10:00:00" in line
+    assert "--reference-datetime" in line
+    assert factor(pet_header(private=[(*GE_TIME, "20240531101000.00")])) == pytest.approx(expected(70))
+    assert "after the first" in refused(pet_header(private=[(*SIEMENS_TIME, "20240531101001.00")]))
+    given = factor(pet_header(private=[(*GE_TIME, "20240531130000.00")]), reference=time(10))
+    assert given == pytest.approx(expected(60))
+
+
+def test_lines_quote_no_text_of_the_header():
+    import pydicom.config
+
+    smith = "Smith 19600101"
+    with pydicom.config.disable_value_validation():
+        fields = ("Units", "DecayCorrection", "SUVType", "Manufacturer", "PatientWeight", "Modality", "CorrectedImage")
+        headers = [pet_header(**{field: smith}) for field in fields if field != "PatientWeight"]
+        headers += [pet_header(Units="GML", SUVType=smith), pet_header(Units="CM2ML", SUVType=smith)]
+        for keyword in ("Radiopharmaceutical", "RadiopharmaceuticalStartDateTime", "RadiopharmaceuticalStartTime"):
+            headers += [pet_header({keyword: smith}, Units=units) for units in ("BQML", "GML")]
+        shown = []
+        for one in headers:
+            try:
+                shown.append(repr(suv_facts([one])))
+            except InputError as error:
+                shown.append(str(error))
+        two = pet_header({"RadiopharmaceuticalStartDateTime": "20240531091000"}), pet_header()
+        shown.append(repr(suv_facts([pet_header(Units="GML", SeriesDate=smith)])))
+    shown.append(refused(*two))
+    assert "StartDateTime (2 values)" in shown[-1]
+    assert "dose and uptake time are unknown: RadiopharmaceuticalStartDateTime is no date" in " ".join(shown)
+    for line in shown:
+        assert "smith" not in line.lower(), line
+        assert "19600101" not in line, line
+        assert "20240531" not in line, line
+
+
+def test_manufacturers_are_named_by_a_list():
+    for words, name in (
+        ("GE MEDICAL SYSTEMS", "GE"), ("SIEMENS", "Siemens"), ("Philips Medical Systems", "Philips"), ("UIH", "United Imaging"),
+        ("CANON_MEC", "Canon"), ("Doe^John", "other"), ("IMAGER", "other"), (None, "unknown"),
+    ):  # fmt: skip
+        assert suv_facts([pet_header(Manufacturer=words)]).manufacturer == name
+
+
+def test_elements_of_a_wrong_type_are_refused():
+    header = pet_header()
+    header.add_new(0x00540016, "US", 5)
+    assert "RadiopharmaceuticalInformationSequence in the header is no sequence" in refused(header)
+    header = pet_header()
+    header.RadiopharmaceuticalInformationSequence[0].add_new(0x00540300, "US", 5)
+    assert "RadionuclideCodeSequence in the header is no sequence" in refused(header)
+    header = pet_header()
+    header.RadiopharmaceuticalInformationSequence[0].add_new(0x00540304, "US", 5)
+    assert suv_facts([header]).tracer == "FDG"
+
+
 # --- weight, dose, half-life ---
+
+
+def test_a_weight_by_the_user_that_cannot_count_is_told():
+    assert "weight_kg given, but the series is in SUV already" in warned(pet_header(Units="GML"), weight_kg=100)
+    for kind, units in (("LBM", "GML"), ("IBW", "GML"), ("BSA", "CM2ML")):
+        header = pet_header(Units=units, SUVType=kind)
+        assert "weight_kg given, but the stored values were made with the header's" in warned(header, weight_kg=100)
+        assert "made with the header's" not in warned(header, weight_kg=80)
+        assert "height_m given, but" in warned(header, height_m=1.8)
 
 
 def test_weight_must_be_there():
@@ -417,6 +524,9 @@ def test_the_half_life_comes_from_the_nuclide_where_absent():
 def test_a_half_life_of_another_unit_is_refused():
     assert "109.8 s, but F-18" in refused(pet_header({"RadionuclideHalfLife": "109.8", "nuclide": F18}))
     assert factor(pet_header({"RadionuclideHalfLife": "6600", "nuclide": F18})) > 0
+    # FDG is F-18 where no code says so: in minutes the dose would be a millionth
+    assert "109.8 s, but F-18" in refused(pet_header({"RadionuclideHalfLife": "109.8"}))
+    assert factor(pet_header({"RadionuclideHalfLife": "4070", "Radiopharmaceutical": "PSMA"})) > 0
 
 
 def test_nuclide_codes_are_those_of_dicom():

@@ -30,7 +30,7 @@ MAIN = {
 }  # fmt: skip
 DRUG = {
     "start_time": (0x00181072, "TM"), "dose": (0x00181074, "DS"), "half_life": (0x00181075, "DS"),
-    "start_datetime": (0x00181078, "DT"),
+    "start_datetime": (0x00181078, "DT"), "tracer": (0x00180031, "LO"),
 }  # fmt: skip
 PRIVATE = {  # name: (group, creator, element, VR)
     "ge": (0x0009, "GEMS_PETD_01", 0x0D, "DT"),
@@ -49,7 +49,7 @@ TIMES = ["", "09", "0930", "093000.5", "09:30:00", "095959.999999", "103000", "2
 DATES = ["", "20240530", "20240531", "20240601", "19600116", "2024.05.31", "20240230", "00010101", "99991231"]
 MOMENTS = [
     "", "20240531090000", "20240531093000.250000", "20240531110000", "20240530233000", "20240508095000", "20240531", "20190101091500",
-    "20240531090000+0200", "00010101000000", "20249931090000",
+    "20240531090000+0200", "20240531000000+0000", "00010101000000", "20249931090000",
 ]  # fmt: skip
 FACTORS = ["", "0", "0.00045", "1.5", "-1", "2e-4", "1e400"]
 VALUES = {
@@ -71,8 +71,8 @@ VALUES = {
     "frame_time": ["", "0", "1000000", "-5000", "9e99", "12.5"],
     "duration": ["", "0", "-1", "60000", "1"],
     "dose": ["", "0", "400", "9999.9", "10000", "3.7e8", "-4e8", "1e12", "4e8\\4e8", "infinity"],
-    "half_life": ["", "0", "6588", "109.77", "1", "4062.6", "-6586"],
-    "code": ["", "77004003", "C-131A3", "nonsense"],
+    "half_life": ["", "0", "6588", "109.77", "1", "4062.6", "-6586", "45721"],
+    "code": ["", "77004003", "C-131A3", "nonsense", "3932008"], "tracer": ["FDG", "FLT", "A\\B"],
     "philips_suv": FACTORS, "philips_activity": FACTORS,
 }  # fmt: skip
 FREE = ("weight", "height", "series_time", "acquisition_time", "start_time", "start_datetime", "ge", "siemens", "dose", "half_life",
@@ -212,7 +212,7 @@ def oracle(slices: list[dict], given: dict) -> float:
         suv, activity = decimal(f, "philips_suv"), decimal(f, "philips_activity")
         suv, activity = (suv if suv and suv > 0 else None), (activity if activity and activity > 0 else None)
         if suv is not None and not (given and activity is not None):
-            return suv
+            return suv * given["weight_kg"] / weight_kg(f, {}) if "weight_kg" in given else suv
         if activity is None or per_bqml is None:
             raise Refused("factors")
         return activity * per_bqml
@@ -255,8 +255,10 @@ def dose_factor(slices: list[dict], decay: str, given: dict) -> float:
     dose = given.get("dose_bq") or decimal(f, "dose")
     if dose is None or not 1e4 <= dose <= 1e11:
         raise Refused("dose")
-    known = {"C-111A1": 6586.2, "77004003": 6586.2, "C-131A3": 4070.3}.get(one(f, "code"))
+    known = {"C-111A1": 6586.2, "77004003": 6586.2, "C-131A3": 4070.3, "3932008": 45721.1}.get(one(f, "code"))
     half_life = decimal(f, "half_life") or known
+    if known is None and (maybe(one, f, "tracer") or "") == "FDG":
+        known = 6586.2
     if half_life is None or not 1 <= half_life <= 1e8 or (known and abs(half_life / known - 1) > 0.03):
         raise Refused("half-life")
     starts = []
@@ -280,6 +282,8 @@ def reference_s(slices: list[dict], starts: list, first: float | None, half_life
         if words := one(f, name):
             moment = moment_s(words)
             if first is not None:
+                if nearest(moment, first) > first + 600:
+                    raise Refused("late reference")
                 return nearest(moment, first)
             day = first_day(f, "acquisition_date", "series_date")
             return moment if day == NO_DAY else day * 86400 + moment % 86400
@@ -301,8 +305,11 @@ def reference_s(slices: list[dict], starts: list, first: float | None, half_life
 
 def injection_s(f: dict, reference: float, half_life: float, needed=True) -> float | None:
     if words := one(f, "start_datetime"):
-        one(f, "start_time")
+        clock = one(f, "start_time")
         moment = moment_s(words)
+        if re.search(r"[+-]\d{4}$", words) and (wall := maybe(clock_s, clock or "none")) is not None:
+            closest = min((moment // 86400 * 86400 + k * 86400 + wall for k in (-1, 0, 1)), key=lambda m: abs(m - moment))
+            moment = closest if abs(closest - moment) > 1 else moment
         if abs(reference - moment) > max(10 * half_life, 86400):
             moment %= 86400
     elif words := one(f, "start_time"):
@@ -312,6 +319,10 @@ def injection_s(f: dict, reference: float, half_life: float, needed=True) -> flo
     else:
         return None
     if moment < 86400:  # a time of day
+        if half_life > 4 * 3600:
+            if needed:
+                raise Refused("long-lived")
+            return None
         moment += reference // 86400 * 86400
         if moment > reference and reference - (moment - 86400) <= 6 * 3600:
             moment -= 86400
