@@ -14,15 +14,20 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.sequence import Sequence as Items
 
 from l2s.errors import InputError
+from l2s.io.dicom_series import read_header
+from l2s.io.headers import number, numbers, quiet, raw
 from l2s.study import Grid
 
 log = logging.getLogger(__name__)
 
+LARGE_BYTES = 2**16
 TOLERANCE_VOXELS = 0.1  # real bed joints move a slice by 0.01 of the spacing; a wrong series is off by more than this
 QUANTITATIVE_UNITS = ("BQML", "GML", "CM2ML", "CNTS")
-GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
+COUNTS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
+GEOMETRY = (*COUNTS, "Rows", "Columns")
 IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID", "SOPClassUID")
 
 
@@ -34,12 +39,16 @@ class Slices:
         headers: one a plane, from the first plane to the last.
         axes: the mask's axes (0 z, 1 y, 2 x) that run along planes, rows (downwards in a slice) and columns.
         flip_rows, flip_columns: whether a slice's rows or columns run against that axis of the mask.
+        plane_mm: the distance of the mask's planes.
+        off_planes: how far the worst slice lies off its plane, in planes.
     """
 
     headers: tuple[Dataset, ...]
     axes: tuple[int, int, int]
     flip_rows: bool
     flip_columns: bool
+    plane_mm: float
+    off_planes: float
 
     def as_stored(self, array: np.ndarray) -> np.ndarray:
         """A view (plane, row, column) in the slices' own pixel order of an array (z, y, x) on the mask's grid."""
@@ -61,7 +70,7 @@ def match(sources: Sequence[Dataset], grid: Grid, plane_tolerance: float = TOLER
             positions within TOLERANCE_VOXELS in the plane and plane_tolerance across.
     """
     _check_headers(sources)
-    name = f"series {sources[0].SeriesInstanceUID}"
+    name = "the PET series"  # its UID leads back to a patient, and this line may go into a log
     corner, along_rows, along_columns = _corners(sources, grid)
     axis_columns, axis_rows = (int(np.abs(v[0]).argmax()) for v in (along_columns, along_rows))
     if axis_columns == axis_rows:
@@ -95,23 +104,29 @@ def match(sources: Sequence[Dataset], grid: Grid, plane_tolerance: float = TOLER
         raise InputError(
             f"{name}: {len(sources)} slices for {shape[axis_planes]} planes of the mask, {what}; give the complete PET series"
         )
-    return Slices(tuple(sources[k] for k in order), (axis_planes, axis_rows, axis_columns), flip_rows, flip_columns)
+    axes = (axis_planes, axis_rows, axis_columns)
+    plane_mm, off_planes = grid.spacing_mm_zyx[axis_planes], float(off[:, axis_planes].max())
+    return Slices(tuple(sources[k] for k in order), axes, flip_rows, flip_columns, plane_mm, off_planes)
 
 
 def _check_headers(sources: Sequence[Dataset]) -> None:
     if not sources:
         raise InputError("no DICOM slices were given (at least 1): name the folder of the PET series")
-    for header in sources:
-        lacking = [key for key in (*IDENTITY, *GEOMETRY) if header.get(key) in (None, "")]
+    for k, header in enumerate(sources, 1):
+        lacking = [key for key in (*IDENTITY, *GEOMETRY) if raw(header, key) is None]
         if lacking:
             raise InputError(
-                f"slice {header.get('SOPInstanceUID', 'without UID')} has no {lacking[0]}; results cannot refer to it: export the "
-                "series again (multi-frame PET is not read)"
+                f"slice {k} of {len(sources)} has no {lacking[0]}; results cannot refer to it: export the series again (multi-frame PET is "
+                "not read)"
             )
+        for key, count in COUNTS.items():
+            numbers(header, key, count)
+        for key in ("Rows", "Columns"):
+            number(header, key)
     for key in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns"):
-        values = sorted({str(header[key].value) for header in sources})
+        values = {str(header[key].value) for header in sources}
         if len(values) > 1:
-            raise InputError(f"the slices have {len(values)} values of {key} ({values[0]}, {values[1]} ...); give one series")
+            raise InputError(f"the slices have {len(values)} values of {key}; give one series")
 
 
 def _corners(sources: Sequence[Dataset], grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -150,8 +165,33 @@ def read_pet_series(folder: Path) -> dict[str, list[Dataset]]:
 
 
 def read_headers(files: Sequence[Path]) -> list[Dataset]:
-    """The headers of a series' files, for match and prepare, where the files are known."""
-    return [pydicom.dcmread(path, stop_before_pixels=True) for path in files]
+    """The headers of a series' files, for match and prepare, where the files are known.
+
+    Private elements, and those of more than LARGE_BYTES, are left out: results take nothing from them, and they stay in memory for the
+    whole run otherwise.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    headers = []
+    for path in files:
+        header = read_header(path)
+        with quiet():
+            for tag in [t for t in header.keys() if t.is_private or _size(header, t) > LARGE_BYTES]:  # noqa: SIM118 - values unread
+                del header[tag]
+        headers.append(header)
+    return headers
+
+
+def _size(dataset: Dataset, tag) -> int:
+    """Bytes of an element that pydicom has not decoded yet; a sequence's are those of its items."""
+    element = dataset.get_item(tag, keep_deferred=True)
+    value = element.value
+    if isinstance(value, Items):
+        return sum(_size(item, inner) for item in value for inner in item.keys())  # noqa: SIM118 - values unread
+    if value is None:
+        return getattr(element, "length", 0)  # its reading was put off
+    return len(value) if isinstance(value, str | bytes) else 0
 
 
 def choose_series(series: dict[str, list[Dataset]], grid: Grid, uid: str | None = None) -> Slices:
