@@ -92,12 +92,13 @@ def run_segment(arguments: argparse.Namespace) -> None:
     api.check(arguments, settings)
     outdir.check(arguments.outdir)
     record = challenge.Record()
-    plan, model = challenge.load_model(arguments, record)
+    # the model comes last: it takes the longest to load, and most of what is wrong is wrong with the input
     with record.stage("read"):
         case = read_input(arguments.input, arguments.ct, arguments.pet_series, arguments.ct_series, overrides)
-    if dicom and case.dicom is None:
-        raise InputError(f"--format {arguments.format}: {', '.join(dicom)} need DICOM input, as they refer to its slices")
     outdir.check(arguments.outdir, case.files.values())
+    if dicom:
+        api.check_dicom(case, dicom)
+    plan, model = challenge.load_model(arguments, record)
     result = api.run(arguments, case, record, plan, model, settings)
     files = result.save(
         arguments.outdir, image[0], arguments.save_probability, arguments.save_cue, dicom, uid_seed=arguments.uid_seed

@@ -17,8 +17,8 @@ from l2s.io.dicom_out import (
     RESEARCH_USE,
     Findings,
     colour_rgb,
-    lesion_name,
     encoding,
+    lesion_name,
     save,
     stamp,
 )

@@ -24,8 +24,8 @@ from l2s.io.dicom_out import (
     MANUFACTURER,
     RESEARCH_USE,
     Findings,
-    lesion_name,
     encoding,
+    lesion_name,
     save,
     stamp,
 )
