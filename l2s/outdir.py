@@ -96,7 +96,7 @@ def write(
     """Writes all but the record, which its caller writes last; returns the files' names.
 
     Args:
-        folder: that of staging().
+        folder: that of staging(); made where it is not there.
         study: what was segmented.
         mask: bool (z, y, x).
         measures: of the mask; its mask_name, one of MASKS, names the file.
@@ -107,6 +107,7 @@ def write(
         InputError: the disk refused it.
     """
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     stored = study.stored or study.grid
     images = {PET: study.pet_suv, CT: study.ct_hu, PROBABILITY: probability, CUE: cue}
     images = {name: array for name, array in images.items() if array is not None}

@@ -79,8 +79,12 @@ def match(sources: Sequence[Dataset], grid: Grid, plane_tolerance: float = TOLER
     flip_rows, flip_columns = bool(along_rows[0, axis_rows] < 0), bool(along_columns[0, axis_columns] < 0)
 
     # where each slice's first pixel, last pixel of the first column and last pixel of the first row should be in the mask
-    plane = np.rint(corner[:, axis_planes])
     shape = grid.shape_zyx
+    plane, remedy = np.rint(corner[:, axis_planes]), "give the PET series that the mask was made on"
+    if plane_tolerance > TOLERANCE_VOXELS:
+        remedy = "too irregular a series for results as DICOM: write images (nii.gz, mha) alone"
+        if len(sources) == shape[axis_planes]:  # the nearest plane may be a neighbour's
+            plane = corner[:, axis_planes].argsort(kind="stable").argsort().astype(float)
     expected = np.zeros((3, len(sources), 3))
     expected[:, :, axis_planes] = plane
     expected[:, :, axis_rows] = (shape[axis_rows] - 1) * flip_rows
@@ -95,7 +99,7 @@ def match(sources: Sequence[Dataset], grid: Grid, plane_tolerance: float = TOLER
         at = ", ".join(f"{float(v):g}" for v in sources[worst].ImagePositionPatient)
         raise InputError(
             f"{name}: the slice at ({at}) mm lies {off[worst, axis]:.2g} voxels off the mask's grid (limit {limit[axis]:g}); "
-            "give the PET series that the mask was made on"
+            f"{remedy}"
         )
     order = np.argsort(plane, kind="stable")
     if not np.array_equal(plane[order], np.arange(shape[axis_planes])):
