@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     import numpy as np
 
@@ -89,6 +90,9 @@ class Result:
     ) -> list[Path]:
         """Writes the result's folder (see l2s/outdir.py); returns its files, the record last.
 
+        All is made in a hidden folder beside its place first: a failure leaves what was there. Then each file replaces its predecessor in
+        one step; without a record.json a folder is not complete (outdir.replace_all).
+
         Args:
             outdir: the folder.
             format: of the mask: 'nii.gz' or 'mha'.
@@ -97,7 +101,7 @@ class Result:
             uid_seed: equal seed, series and mask give equal UIDs; None: new ones.
 
         Raises:
-            InputError: the folder cannot be written, or holds something that is not a result of l2s.
+            InputError: the folder cannot be written, holds something that is not a result of l2s, or a DICOM result cannot be made.
         """
         from l2s import __version__, challenge
         from l2s import outdir as folders
@@ -108,21 +112,23 @@ class Result:
         folders.check(folder)
         mask_name = f"mask.{format}"
         findings = self._findings(uid_seed) if dicom_formats else None  # what cannot be DICOM is said before a file is written
-        with self.run.stage("write"):
-            names = folders.write(
-                folder,
-                self.study,
-                self.mask,
-                replace(self.measures, mask_name=mask_name),
-                f"l2s {__version__}",
-                self.probability if save_probability else None,
-                self.cue if save_cue else None,
-            )
-            if findings:
-                names += self._write_dicom(folder, findings, dicom_formats)
-        self.run.content["files"] = names
-        self.run.warn(challenge.over_budget(self.plan.budget, self.run))
-        self.run.write(folder / folders.RECORD)
+        with folders.staging(folder) as stage:
+            with self.run.stage("write"):
+                names = folders.write(
+                    stage,
+                    self.study,
+                    self.mask,
+                    replace(self.measures, mask_name=mask_name),
+                    f"l2s {__version__}",
+                    self.probability if save_probability else None,
+                    self.cue if save_cue else None,
+                )
+                if findings:
+                    names += self._write_dicom(stage, findings, dicom_formats)
+            self.run.content["files"] = names
+            self.run.warn(challenge.over_budget(self.plan.budget, self.run))
+            self.run.write(stage / folders.RECORD)
+            folders.replace_all(stage, folder, names)
         return [folder / name for name in (*names, folders.RECORD)]
 
     def _findings(self, uid_seed: str | None) -> Findings:
@@ -140,6 +146,13 @@ class Result:
         weights = self.record["weights"]
         producer = dicom_out.Producer(__version__, parameters=(f"weights={weights['name']}", f"sha256={weights['sha256']}"))
         found = slices.match(self.dicom.headers, self.study.grid, plane_tolerance=slices.IRREGULAR_VOXELS)
+        if found.off_planes > slices.TOLERANCE_VOXELS:
+            self.run.warn(
+                [
+                    f"the PET's slices lie up to {found.off_planes:.2f} slice distances off the mask's planes (an irregular series): DICOM "
+                    "results show each plane of the mask on the slice next to it"
+                ]
+            )
         counted = (self.measures.connectivity, self.measures.min_voxels)
         return dicom_out.prepare(self.mask, self.study.grid, found, producer, uid_seed, *counted)
 
@@ -150,6 +163,7 @@ class Result:
 
         figures = figures_of(self.measures.lesions, self.measures.patient)
         dicom_out.write_results(folder, findings, figures, formats)
+        self.record["warnings"] += findings.warnings  # write_results has logged them
         return [f"{name}.dcm" for name in dicom_out.FORMATS if (folder / f"{name}.dcm").is_file()]
 
     def report(self, path: str | Path) -> Path:
@@ -218,6 +232,21 @@ def check(args: argparse.Namespace, settings) -> None:
 
     challenge.check_run_flags(args)
     lesions.check(settings)
+
+
+def check_dicom(case: Case, formats: Sequence[str]) -> None:
+    """Raises InputError, before any work, where DICOM results of a case could not be made: no DICOM, slices too far off its grid, headers.
+
+    Args:
+        case: as it was read. formats: of 'seg', 'sr', 'rtstruct'.
+    """
+    from l2s.errors import InputError
+    from l2s.io import dicom_out, slices
+
+    if case.dicom is None:
+        raise InputError(f"{', '.join(formats)} need DICOM input, as they refer to its slices; use nii.gz or mha")
+    found = slices.match(case.dicom.headers, case.study.grid, plane_tolerance=slices.IRREGULAR_VOXELS)
+    dicom_out.rehearse(found, case.study.grid, formats)
 
 
 def as_case(source, ct: str | Path | None = None) -> Case:

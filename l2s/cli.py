@@ -6,6 +6,7 @@ A command imports what it needs when it runs: torch alone takes longer than the 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -13,6 +14,9 @@ import sys
 from l2s import __version__
 from l2s.commands import convert, evaluate, export, inspect, measure, phantom, report, segment, serve, weights
 from l2s.errors import InputError
+
+TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
+TEMPORARY_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM)
 
 COMMANDS = (inspect, convert, segment, measure, report, export, serve, evaluate, phantom, weights)
 
@@ -28,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0; 2 where the input cannot be used, after one line on stderr; 1 where the reader of our output has gone.
+        0; 2 where the input cannot be used, after one line on stderr; 75 where the disk or memory gave out, so that the same may go well
+        later; 1 where the reader of our output has gone.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Printable("%(levelname)s: %(message)s"))
@@ -39,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
     except InputError as error:
         print(f"error: {inspect.printable(str(error))}", file=sys.stderr)
-        return 2
+        return code_of(error)
     except BrokenPipeError:
         # `l2s ... | head`: python would flush stdout once more at exit and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,8 +52,17 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         line = f"{error.filename or 'input or output'}: {error.strerror or error}"
         print(f"error: {inspect.printable(line)}", file=sys.stderr)
-        return 2
+        return code_of(error)
     return 0
+
+
+def code_of(error: BaseException | None) -> int:
+    """TEMPORARY where the error, or one that it was raised from, is of the machine and not of the input; else 2."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in TEMPORARY_ERRORS:
+            return TEMPORARY
+        error = error.__cause__
+    return 2
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +39,7 @@ FORMATS = ("nii.gz", "mha")
 MASKS = tuple(f"mask.{ending}" for ending in FORMATS)
 FLAGS = {PROBABILITY: "save-probability", CUE: "save-cue"}
 DICOM_RESULTS = ("seg.dcm", "sr.dcm", "rtstruct.dcm")
+STAGING = ".l2s-saving-"  # then anything: a result that is being written, beside its place
 OPTIONAL = (*MASKS, PROBABILITY, CUE, REPORT, *DICOM_RESULTS)  # an earlier run may have left one that this run does not write
 
 
@@ -76,7 +80,7 @@ def check(folder: Path, inputs: Iterable[Path] = ()) -> None:
         if Path(path).resolve().parent == folder.resolve():
             raise InputError(f"{folder} holds the input {Path(path).name}, which the result would replace; name another folder")
     foreign = [name for name in (PET, CT, *MASKS, *DICOM_RESULTS) if (folder / name).exists()]
-    if foreign and not (folder / RECORD).is_file():
+    if foreign and not (folder / RECORD).is_file() and not any(folder.glob(f"{STAGING}*/{RECORD}")):
         raise InputError(f"{folder} holds {foreign[0]} but no {RECORD}: l2s segment did not write it; name another folder")
 
 
@@ -91,10 +95,8 @@ def write(
 ) -> list[str]:
     """Writes all but the record, which its caller writes last; returns the files' names.
 
-    Each file replaces its predecessor in one step; optional files of an earlier run are removed, as they belong to another mask.
-
     Args:
-        folder: made where it is not there.
+        folder: that of staging(); made where it is not there.
         study: what was segmented.
         mask: bool (z, y, x).
         measures: of the mask; its mask_name, one of MASKS, names the file.
@@ -115,11 +117,54 @@ def write(
         for job in jobs:
             job.result()
     tables = [path.name for path in lesion_table.write(folder, measures, tool)]
-    names = [measures.mask_name, *images, *tables]
-    for name in OPTIONAL:
+    return [measures.mask_name, *images, *tables]
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """A hidden folder inside folder to make a result in; gone at the end, unless replace_all was cut off.
+
+    Raises:
+        InputError: the disk refused it.
+    """
+    folder = Path(folder)
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror or error}); name another folder") from error
+    try:
+        yield stage
+    finally:
+        # cut off in replace_all: the record in the stage says whose the files beside it are
+        if not (stage / RECORD).is_file() or (folder / RECORD).is_file():
+            shutil.rmtree(stage, ignore_errors=True)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def replace_all(stage: Path, folder: Path, names: Sequence[str]) -> None:
+    """Puts the files of a stage in the place of an earlier result's, one by one.
+
+    The old record goes first and the new one comes last: where a record lies, all beside it is its own. A folder that was left between
+    the two has the new record in its stage still, and check() lets a further run write there.
+
+    Args:
+        names: of the files but the record.
+
+    Raises:
+        OSError: the disk refused it.
+    """
+    (folder / RECORD).unlink(missing_ok=True)
+    for name in names:
+        (stage / name).replace(folder / name)
+    for name in OPTIONAL:  # of an earlier run: they belong to another mask
         if name not in names:
             (folder / name).unlink(missing_ok=True)
-    return names
+    (stage / RECORD).replace(folder / RECORD)
+    for other in folder.glob(f"{STAGING}*"):
+        shutil.rmtree(other, ignore_errors=True)
 
 
 def read(folder: Path) -> tuple[Saved, list[str]]:

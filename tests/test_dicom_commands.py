@@ -31,8 +31,8 @@ def done(capsys, *argv) -> str:
     return capsys.readouterr().out
 
 
-def failed(capsys, *argv) -> str:
-    assert cli.main([str(a) for a in argv]) == 2
+def failed(capsys, *argv, code=2) -> str:
+    assert cli.main([str(a) for a in argv]) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
@@ -160,9 +160,9 @@ def test_convert_keeps_what_was_there_when_it_fails(tmp_path, capsys, monkeypatc
         real(path, array, stored)
 
     monkeypatch.setattr(images, "write_image", full)
-    assert "No space left" in failed(capsys, "convert", tmp_path / "in", tmp_path / "out", "--weight-kg", "90")
+    assert "No space left" in failed(capsys, "convert", tmp_path / "in", tmp_path / "out", "--weight-kg", "90", code=75)
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
-    failed(capsys, "convert", tmp_path / "in", tmp_path / "fresh")
+    failed(capsys, "convert", tmp_path / "in", tmp_path / "fresh", code=75)
     assert not (tmp_path / "fresh").exists()
 
 

@@ -226,7 +226,7 @@ def test_the_scanners_folder_stays_as_it_is(study, weights_folder, tmp_path, cap
     shutil.copytree(study / "b", folder, copy_function=lambda one, other: shutil.copy(one, f"{other}-ct"), dirs_exist_ok=True)
     before = sorted(p.name for p in folder.iterdir())
     for source in (folder, folder / before[0]):
-        assert "holds the DICOM files of the input" in failed(capsys, source, folder, weights_folder)
+        assert "lies in the input folder" in failed(capsys, source, folder, weights_folder)
     assert sorted(p.name for p in folder.iterdir()) == before
     physicians = tmp_path / "other"
     physicians.mkdir()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from zipfile import is_zipfile
 
 from l2s.commands.dicom_options import add_dicom_options, overrides_from
 from l2s.errors import InputError
@@ -77,6 +76,7 @@ def read_formats(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
 def run_segment(arguments: argparse.Namespace) -> None:
     """Mark the lesions of one PET/CT by L2SNet and measure them. Research use only."""
     from l2s import api, challenge, outdir
+    from l2s.io.dicom_files import check_apart
     from l2s.io.inputs import read_input
     from l2s.measure import lesion_table
     from l2s.measure.lesions import Settings
@@ -93,20 +93,15 @@ def run_segment(arguments: argparse.Namespace) -> None:
     api.check(arguments, settings)
     outdir.check(arguments.outdir)
     record = challenge.Record()
-    plan, model = challenge.load_model(arguments, record)
+    # the model comes last: it takes the longest to load, and most of what is wrong is wrong with the input
     with record.stage("read"):
         case = read_input(arguments.input, arguments.ct, arguments.pet_series, arguments.ct_series, overrides)
-    if dicom and case.dicom is None:
-        raise InputError(f"--format {arguments.format}: {', '.join(dicom)} need DICOM input, as they refer to its slices")
     outdir.check(arguments.outdir, case.files.values())
-    origin = arguments.input if arguments.input.is_dir() else arguments.input.parent
-    # beside a result's images the next reading of the folder would take them, not the DICOM
-    if (
-        case.dicom
-        and (origin == arguments.input or not is_zipfile(arguments.input))
-        and arguments.outdir.resolve() == origin.resolve()
-    ):
-        raise InputError(f"{arguments.outdir} holds the DICOM files of the input; name another folder for the result")
+    if case.dicom:  # beside a result's images the next reading of the folder would take them, not the DICOM
+        check_apart(arguments.outdir, arguments.input)
+    if dicom:
+        api.check_dicom(case, dicom)
+    plan, model = challenge.load_model(arguments, record)
     result = api.run(arguments, case, record, plan, model, settings)
     files = result.save(
         arguments.outdir, image[0], arguments.save_probability, arguments.save_cue, dicom, uid_seed=arguments.uid_seed

@@ -7,23 +7,28 @@ of the same lesions by the same tracking UIDs. docs/dicom-results.md says what a
 from __future__ import annotations
 
 import hashlib
-import warnings
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import PYDICOM_ROOT_UID, generate_uid
 
 from l2s import components
 from l2s.errors import InputError
+from l2s.io.borrowed import mend, zone_of
+from l2s.io.headers import malformed, quiet
 from l2s.io.slices import Slices, match
 from l2s.study import Grid
+
+log = logging.getLogger(__name__)
 
 RESEARCH_USE = "Research use only. Not for diagnosis."
 MANUFACTURER = "l2s"
@@ -37,11 +42,6 @@ ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 
 # Okabe and Ito's colours, told apart by colour-blind readers; black left out
 COLOURS_RGB = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
-
-TYPE_2 = ("PatientID", "PatientName", "PatientBirthDate")
-TYPE_2 += ("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName")
-# the Clinical Trial Subject and Study modules: sponsor name to time point description
-TRIAL_GROUP, TRIAL_ELEMENTS = 0x0012, (0x0010, 0x0051)
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,20 @@ class Findings:
     def uid(self, *what: str) -> str:
         """A UID under pydicom's root for one thing; the same thing gets the same one where there is a seed."""
         return str(generate_uid(PYDICOM_ROOT_UID, None if self.seed is None else [self.seed, self.content, *what]))
+
+    @cached_property
+    def _mended(self) -> tuple[Dataset, list[str]]:
+        return mend(self.slices.headers, self.slices.plane_mm)
+
+    @property
+    def context(self) -> Dataset:
+        """The first slice's header, fit to lend patient and study (see borrowed.mend)."""
+        return self._mended[0]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What of the patient's and study's attributes could not be taken over."""
+        return self._mended[1]
 
     @cached_property
     def tracking_uids(self) -> tuple[str, ...]:
@@ -162,33 +176,34 @@ def prepare(
     return Findings(slices.as_stored(labels), found.count, slices, grid.voxel_volume_ml, producer, seed)
 
 
-def context(header: Dataset) -> Dataset:
-    """A copy of a source header, fit to lend its patient and study attributes: Type 2 ones present, invalid ones mended.
-
-    A Clinical Trial module without its Type 1 attributes (de-identification leaves such remnants) is left out, a sex that DICOM
-    does not know becomes unknown; nothing else of the patient is touched.
-    """
-    copy = Dataset()
-    copy.update(header)
-    empty = [key for key in TYPE_2 if copy.get(key) is None]
-    if copy.get("PatientSex") not in ("M", "F", "O"):
-        empty.append("PatientSex")
-    for key in empty:  # by new elements: the source's own are shared with it
-        copy.add_new(key, dictionary_VR(key), "")
-    subject = copy.get("ClinicalTrialSubjectID") or copy.get("ClinicalTrialSubjectReadingID")
-    if not (copy.get("ClinicalTrialSponsorName") and copy.get("ClinicalTrialProtocolID") and subject):
-        low, high = TRIAL_ELEMENTS
-        for tag in [t for t in copy.keys() if t.group == TRIAL_GROUP and low <= t.element <= high]:  # noqa: SIM118 - values unread
-            del copy[tag]
-    return copy
-
-
 @contextmanager
-def names_as_they_are() -> Iterator[None]:
-    """Keeps highdicom from warning of patient names with a single component: they are copied, not made here."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The string .* is unlikely to represent the intended person name", UserWarning)
-        yield
+def encoding(what: str) -> Iterator[None]:
+    """Around the libraries that make and encode an object: without their warnings, which quote values, and a value may be a name.
+
+    Raises:
+        InputError: for whatever they raise on a value that they cannot take.
+    """
+    with quiet():
+        try:
+            yield
+        except InputError:
+            raise
+        except (*malformed(), KeyError) as error:
+            raise InputError(
+                f"a DICOM {what} cannot be made from the headers of this PET series ({type(error).__name__}); export the series again, or "
+                "leave this format out"
+            ) from error
+
+
+def stamp(dataset: Dataset, findings: Findings) -> None:
+    """Sets the times of its making, in the scanner's time zone where the header has one: a header's times have one zone."""
+    now = datetime.now(zone_of(findings.context))
+    if "TimezoneOffsetFromUTC" in findings.context:
+        dataset.TimezoneOffsetFromUTC = findings.context.TimezoneOffsetFromUTC
+    dataset.InstanceCreationDate, dataset.InstanceCreationTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
+    for kind in ("Content", "StructureSet"):
+        if f"{kind}Date" in dataset:
+            dataset[f"{kind}Date"].value, dataset[f"{kind}Time"].value = f"{now:%Y%m%d}", f"{now:%H%M%S}"
 
 
 def save(path: Path, dataset: Dataset) -> None:
@@ -201,7 +216,8 @@ def save(path: Path, dataset: Dataset) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        dataset.save_as(partial, enforce_file_format=True)
+        with encoding("object"):
+            dataset.save_as(partial, enforce_file_format=True)
         partial.replace(path)
     except OSError as error:
         raise InputError(
@@ -222,6 +238,8 @@ def write_results(
     from l2s.io import rtstruct_out, seg_out, sr_out
 
     lines, segmentation = [], None
+    for line in findings.warnings:
+        log.warning("%s", line)
     if findings.count == 0 and "sr" not in formats:
         formats = (*formats, "sr")
     if "seg" in formats:
@@ -237,3 +255,28 @@ def write_results(
         elif name in formats:
             lines.append(f"{path}: {findings.count} lesions, {figures.tmtv_ml:.2f} ml, {path.stat().st_size} bytes")
     return lines
+
+
+def rehearse(slices: Slices, grid: Grid, formats: Sequence[str]) -> None:
+    """Makes the objects of one voxel, and drops them: what these headers do not allow shows before the work instead of after it.
+
+    Args:
+        slices: of slices.match. grid: the mask's.
+
+    Raises:
+        InputError: an object cannot be made.
+    """
+    from l2s.io import rtstruct_out, seg_out, sr_out
+
+    shape = tuple(grid.shape_zyx[axis] for axis in slices.axes)
+    labels = np.zeros(shape, np.uint8)
+    labels[0, 0, 0] = 1
+    findings = Findings(labels, 1, slices, grid.voxel_volume_ml, Producer("0"))
+    made = [sr_out.make_sr(findings, sr_out.volumes_of(findings))]
+    if "seg" in formats:
+        made.append(seg_out.make_seg(findings))
+    if "rtstruct" in formats:
+        made.append(rtstruct_out.make_rtstruct(findings))
+    for dataset in made:
+        with encoding(dataset.Modality):
+            dataset.save_as(BytesIO(), enforce_file_format=True)

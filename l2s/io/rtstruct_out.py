@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.coding import Code
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ImplicitVRLittleEndian, RTStructureSetStorage
 
+from l2s.io.borrowed import PATIENT_AND_STUDY
 from l2s.io.contours import outlines
 from l2s.io.dicom_out import (
     ARTIFICIAL_INTELLIGENCE,
@@ -19,59 +19,15 @@ from l2s.io.dicom_out import (
     RESEARCH_USE,
     Findings,
     colour_rgb,
-    context,
+    encoding,
     lesion_name,
     save,
+    stamp,
 )
 
 SERIES_NUMBER = 9003
 STUDY_COMPONENT_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, retired: a study has no other class
 DECIMALS = 4  # of a contour's mm: DICOM allows 16 characters a number
-
-# what an RT Structure Set shares with its study (PS3.3 A.19.3: Patient, General Study and Patient Study modules)
-PATIENT_AND_STUDY = (
-    "SpecificCharacterSet",
-    "TimezoneOffsetFromUTC",
-    "PatientName",
-    "PatientID",
-    "IssuerOfPatientID",
-    "TypeOfPatientID",
-    "IssuerOfPatientIDQualifiersSequence",
-    "OtherPatientIDsSequence",
-    "PatientBirthDate",
-    "PatientBirthTime",
-    "PatientSex",
-    "PatientComments",
-    "EthnicGroup",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
-    "ClinicalTrialSponsorName",
-    "ClinicalTrialProtocolID",
-    "ClinicalTrialProtocolName",
-    "ClinicalTrialSiteID",
-    "ClinicalTrialSiteName",
-    "ClinicalTrialSubjectID",
-    "ClinicalTrialSubjectReadingID",
-    "ClinicalTrialTimePointID",
-    "ClinicalTrialTimePointDescription",
-    "StudyInstanceUID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
-    "IssuerOfAccessionNumberSequence",
-    "StudyDescription",
-    "ProcedureCodeSequence",
-    "PhysiciansOfRecord",
-    "NameOfPhysiciansReadingStudy",
-    "ReferencedStudySequence",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
-    "PatientBodyMassIndex",
-)
 
 
 def write_rtstruct(path: Path, findings: Findings, one_region: bool = False) -> Dataset | None:
@@ -93,27 +49,36 @@ def write_rtstruct(path: Path, findings: Findings, one_region: bool = False) -> 
     if findings.count == 0:
         Path(path).unlink(missing_ok=True)
         return None
+    dataset = make_rtstruct(findings, one_region)
+    save(path, dataset)
+    return dataset
+
+
+def make_rtstruct(findings: Findings, one_region: bool = False) -> Dataset:
+    """The structure set of one lesion or more.
+
+    Raises:
+        InputError: the headers do not allow one.
+    """
     lesions = list(range(1, findings.count + 1))
     regions = [("FDG-avid lesions", lesions)] if one_region else [(lesion_name(n), [n]) for n in lesions]
-    dataset = _frame(findings, "one" if one_region else "each")
-    dataset.StructureSetROISequence = [_region(findings, k, *region) for k, region in enumerate(regions, 1)]
-    dataset.ROIContourSequence = [_contours(findings, k, numbers) for k, (_, numbers) in enumerate(regions, 1)]
-    dataset.RTROIObservationsSequence = [_observation(k) for k in range(1, len(regions) + 1)]
-    save(path, dataset)
+    with encoding("RTSTRUCT"):
+        dataset = _frame(findings, "one" if one_region else "each")
+        dataset.StructureSetROISequence = [_region(findings, k, *region) for k, region in enumerate(regions, 1)]
+        dataset.ROIContourSequence = [_contours(findings, k, numbers) for k, (_, numbers) in enumerate(regions, 1)]
+        dataset.RTROIObservationsSequence = [_observation(k) for k in range(1, len(regions) + 1)]
     return dataset
 
 
 def _frame(findings: Findings, what: str) -> Dataset:
     """Everything but the regions: patient, study, series, equipment, references, approval."""
-    now, producer, first = datetime.now(), findings.producer, context(findings.slices.headers[0])
-    date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    producer, first = findings.producer, findings.context
     dataset = Dataset()
     for keyword in PATIENT_AND_STUDY:
         if keyword in first:
             dataset[keyword] = first[keyword]
     dataset.SOPClassUID = RTStructureSetStorage
     dataset.SOPInstanceUID = findings.uid("rtstruct", what, "instance")
-    dataset.InstanceCreationDate, dataset.InstanceCreationTime = date, time
     dataset.Modality = "RTSTRUCT"
     dataset.SeriesInstanceUID = findings.uid("rtstruct", what, "series")
     dataset.SeriesNumber = SERIES_NUMBER
@@ -128,7 +93,8 @@ def _frame(findings: Findings, what: str) -> Dataset:
     dataset.StructureSetLabel = "FDG lesions"
     dataset.StructureSetName = f"FDG-avid lesions by {producer.name}"
     dataset.StructureSetDescription = f"FDG-avid lesions by {producer.name} {producer.version}. {RESEARCH_USE}"
-    dataset.StructureSetDate, dataset.StructureSetTime = date, time
+    dataset.StructureSetDate = dataset.StructureSetTime = ""
+    stamp(dataset, findings)
     dataset.ReferencedFrameOfReferenceSequence = [_references(findings)]
     dataset.ApprovalStatus = "UNAPPROVED"
     dataset.file_meta = FileMetaDataset()

@@ -17,10 +17,10 @@ from l2s.io.dicom_out import (
     RESEARCH_USE,
     Findings,
     colour_rgb,
-    context,
+    encoding,
     lesion_name,
-    names_as_they_are,
     save,
+    stamp,
 )
 
 SERIES_NUMBER = 9001
@@ -47,14 +47,24 @@ def write_seg(path: Path, findings: Findings, kind: str = BINARY) -> hd.seg.Segm
     if findings.count == 0:
         Path(path).unlink(missing_ok=True)
         return None
-    first = findings.slices.headers[0]
+    segmentation = make_seg(findings, kind)
+    save(path, segmentation)
+    return segmentation
+
+
+def make_seg(findings: Findings, kind: str = BINARY) -> hd.seg.Segmentation:
+    """The Segmentation of one lesion or more.
+
+    Raises:
+        InputError: the headers do not allow one.
+    """
     producer = findings.producer
     if kind == LABELMAP and "gdcm" in RLELosslessEncoder.available_plugins:
         # gdcm 3.2 aborts the whole process on some frames; pydicom's own encoder, the other one, does not
         RLELosslessEncoder.remove_plugin("gdcm")
-    with names_as_they_are():
+    with encoding("SEG"):
         segmentation = hd.seg.Segmentation(
-            source_images=[context(first), *findings.slices.headers[1:]],
+            source_images=[findings.context, *findings.slices.headers[1:]],
             pixel_array=findings.labels,
             segmentation_type=kind,
             segment_descriptions=[_describe(findings, number) for number in range(1, findings.count + 1)],
@@ -72,13 +82,13 @@ def write_seg(path: Path, findings: Findings, kind: str = BINARY) -> hd.seg.Segm
             series_description=f"{producer.name} lesions, SEG. Research use only",
             specific_character_set=None,
         )
-    if "SpecificCharacterSet" in first:
-        segmentation.SpecificCharacterSet = first.SpecificCharacterSet
+        if "SpecificCharacterSet" in findings.context:
+            segmentation.SpecificCharacterSet = findings.context.SpecificCharacterSet
+        stamp(segmentation, findings)
     organization = findings.uid("seg", kind, "dimensions")
     segmentation.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
     for index in segmentation.DimensionIndexSequence:
         index.DimensionOrganizationUID = organization
-    save(path, segmentation)
     return segmentation
 
 

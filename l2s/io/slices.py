@@ -12,11 +12,13 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from l2s.errors import InputError
+from l2s.io.headers import number, numbers, raw
 from l2s.study import Grid
 
 TOLERANCE_VOXELS = 0.1  # real bed joints move a slice by 0.01 of the spacing; a wrong series is off by more than this
 IRREGULAR_VOXELS = 0.5  # slices that the PET was resampled from, at irregular bed joints, lie up to so far off its planes
-GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
+COUNTS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
+GEOMETRY = (*COUNTS, "Rows", "Columns")
 IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID", "SOPClassUID")
 
 
@@ -28,12 +30,16 @@ class Slices:
         headers: one a plane, from the first plane to the last.
         axes: the mask's axes (0 z, 1 y, 2 x) that run along planes, rows (downwards in a slice) and columns.
         flip_rows, flip_columns: whether a slice's rows or columns run against that axis of the mask.
+        plane_mm: the distance of the mask's planes.
+        off_planes: how far the worst slice lies off its plane, in planes.
     """
 
     headers: tuple[Dataset, ...]
     axes: tuple[int, int, int]
     flip_rows: bool
     flip_columns: bool
+    plane_mm: float
+    off_planes: float
 
     def as_stored(self, array: np.ndarray) -> np.ndarray:
         """A view (plane, row, column) in the slices' own pixel order of an array (z, y, x) on the mask's grid."""
@@ -55,7 +61,7 @@ def match(sources: Sequence[Dataset], grid: Grid, plane_tolerance: float = TOLER
             positions within TOLERANCE_VOXELS in the plane and plane_tolerance across.
     """
     _check_headers(sources)
-    name = f"series {sources[0].SeriesInstanceUID}"
+    name = "the PET series"  # its UID leads back to a patient, and this line may go into a log
     corner, along_rows, along_columns = _corners(sources, grid)
     axis_columns, axis_rows = (int(np.abs(v[0]).argmax()) for v in (along_columns, along_rows))
     if axis_columns == axis_rows:
@@ -64,8 +70,12 @@ def match(sources: Sequence[Dataset], grid: Grid, plane_tolerance: float = TOLER
     flip_rows, flip_columns = bool(along_rows[0, axis_rows] < 0), bool(along_columns[0, axis_columns] < 0)
 
     # where each slice's first pixel, last pixel of the first column and last pixel of the first row should be in the mask
-    plane = np.rint(corner[:, axis_planes])
     shape = grid.shape_zyx
+    plane, remedy = np.rint(corner[:, axis_planes]), "give the PET series that the mask was made on"
+    if plane_tolerance > TOLERANCE_VOXELS:
+        remedy = "too irregular a series for results as DICOM: write images (nii.gz, mha) alone"
+        if len(sources) == shape[axis_planes]:  # the nearest plane may be a neighbour's
+            plane = corner[:, axis_planes].argsort(kind="stable").argsort().astype(float)
     expected = np.zeros((3, len(sources), 3))
     expected[:, :, axis_planes] = plane
     expected[:, :, axis_rows] = (shape[axis_rows] - 1) * flip_rows
@@ -80,7 +90,7 @@ def match(sources: Sequence[Dataset], grid: Grid, plane_tolerance: float = TOLER
         at = ", ".join(f"{float(v):g}" for v in sources[worst].ImagePositionPatient)
         raise InputError(
             f"{name}: the slice at ({at}) mm lies {off[worst, axis]:.2g} voxels off the mask's grid (limit {limit[axis]:g}); "
-            "give the PET series that the mask was made on"
+            f"{remedy}"
         )
     order = np.argsort(plane, kind="stable")
     if not np.array_equal(plane[order], np.arange(shape[axis_planes])):
@@ -89,23 +99,29 @@ def match(sources: Sequence[Dataset], grid: Grid, plane_tolerance: float = TOLER
         raise InputError(
             f"{name}: {len(sources)} slices for {shape[axis_planes]} planes of the mask, {what}; give the complete PET series"
         )
-    return Slices(tuple(sources[k] for k in order), (axis_planes, axis_rows, axis_columns), flip_rows, flip_columns)
+    axes = (axis_planes, axis_rows, axis_columns)
+    plane_mm, off_planes = grid.spacing_mm_zyx[axis_planes], float(off[:, axis_planes].max())
+    return Slices(tuple(sources[k] for k in order), axes, flip_rows, flip_columns, plane_mm, off_planes)
 
 
 def _check_headers(sources: Sequence[Dataset]) -> None:
     if not sources:
         raise InputError("no DICOM slices were given (at least 1): name the folder of the PET series")
-    for header in sources:
-        lacking = [key for key in (*IDENTITY, *GEOMETRY) if header.get(key) in (None, "")]
+    for k, header in enumerate(sources, 1):
+        lacking = [key for key in (*IDENTITY, *GEOMETRY) if raw(header, key) is None]
         if lacking:
             raise InputError(
-                f"slice {header.get('SOPInstanceUID', 'without UID')} has no {lacking[0]}; results cannot refer to it: export the "
-                "series again (multi-frame PET is not read)"
+                f"slice {k} of {len(sources)} has no {lacking[0]}; results cannot refer to it: export the series again (multi-frame PET is "
+                "not read)"
             )
+        for key, count in COUNTS.items():
+            numbers(header, key, count)
+        for key in ("Rows", "Columns"):
+            number(header, key)
     for key in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns"):
-        values = sorted({str(header[key].value) for header in sources})
+        values = {str(header[key].value) for header in sources}
         if len(values) > 1:
-            raise InputError(f"the slices have {len(values)} values of {key} ({values[0]}, {values[1]} ...); give one series")
+            raise InputError(f"the slices have {len(values)} values of {key}; give one series")
 
 
 def _corners(sources: Sequence[Dataset], grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -24,10 +24,10 @@ from l2s.io.dicom_out import (
     MANUFACTURER,
     RESEARCH_USE,
     Findings,
-    context,
+    encoding,
     lesion_name,
-    names_as_they_are,
     save,
+    stamp,
 )
 
 SERIES_NUMBER = 9002
@@ -176,6 +176,17 @@ def write_sr(path: Path, findings: Findings, figures: Figures, segmentation: Dat
     Raises:
         InputError: a number or the SUV type does not exist, or the file cannot be written.
     """
+    document = make_sr(findings, figures, segmentation)
+    save(path, document)
+    return document
+
+
+def make_sr(findings: Findings, figures: Figures, segmentation: Dataset | None = None) -> Dataset:
+    """The document that write_sr writes.
+
+    Raises:
+        InputError: see write_sr; or the headers do not allow one.
+    """
     if figures.suv_type not in SUV_TYPES:
         raise InputError(f"SUV type {figures.suv_type!r} has no code in DICOM here; one of {', '.join(SUV_TYPES)}")
     strange = [row.number for row in figures.lesions if not 1 <= row.number <= findings.count]
@@ -192,9 +203,9 @@ def write_sr(path: Path, findings: Findings, figures: Figures, segmentation: Dat
         title=TITLE,
     )
     report[0].ContentSequence.append(sr.TextContentItem(COMMENT, RESEARCH_USE, sr.RelationshipTypeValues.CONTAINS))
-    with names_as_they_are():
+    with encoding("SR"):
         document = sr.ComprehensiveSR(
-            evidence=[context(headers[0]), *headers[1:], *([segmentation] if segmentation is not None else [])],
+            evidence=[findings.context, *headers[1:], *([segmentation] if segmentation is not None else [])],
             content=report[0],
             series_instance_uid=findings.uid("sr", "series", repr(figures)),
             series_number=SERIES_NUMBER,
@@ -208,9 +219,9 @@ def write_sr(path: Path, findings: Findings, figures: Figures, segmentation: Dat
             specific_character_set=None,
         )
     document.CompletionFlagDescription = RESEARCH_USE
-    if "SpecificCharacterSet" in headers[0]:
-        document.SpecificCharacterSet = headers[0].SpecificCharacterSet
-    save(path, document)
+    if "SpecificCharacterSet" in findings.context:
+        document.SpecificCharacterSet = findings.context.SpecificCharacterSet
+    stamp(document, findings)
     return document
 
 

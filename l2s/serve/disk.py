@@ -6,6 +6,7 @@ synced, too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -37,7 +38,7 @@ def sync_file(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder, not its parents, unless it is there."""
+    """Makes the folder, not its parents, unless it is there: then whoever made it may have been killed before the sync (see Intake)."""
     if not folder.is_dir():
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
@@ -46,10 +47,15 @@ def make_folder(folder: Path) -> None:
 def write_partial(path: Path, data: bytes, mark: str = "") -> Path:
     """Writes data durably under a temporary name beside path, and says which; commit with rename()."""
     partial = partial_of(path, mark)
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):  # a full disk must not stay full of halves
+            partial.unlink(missing_ok=True)
+        raise
     return partial
 
 

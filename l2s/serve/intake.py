@@ -80,6 +80,7 @@ class Intake:
         self.root, self.limits, self.quiet_s, self.clock = root, limits, quiet_s, clock
         self._lock = threading.Lock()
         self._studies: dict[str, Received] = {}
+        disk.sync_folder(root / "incoming")  # a study's folder may have been made, and the node killed before its sync
         for place in (root / "incoming").iterdir():
             if is_uid(place.name):
                 self._study(place.name)

@@ -70,7 +70,9 @@ NOT_UNDERSTOOD = 0xC000
 
 MAX_PDU_BYTES = 2 * MIB  # also of those whose length is not negotiated, such as a long A-ASSOCIATE-RQ
 WAITING_CONNECTIONS = 32  # beyond limits.associations: those that have not said who they are, or are rejected in words
-REQUEST_S = 10.0  # a connection that does not ask for an association is closed
+REQUEST_S = (
+    10.0  # a connection that does not ask for an association is closed, and before that one whose TLS handshake is not done
+)
 CLOSE_S = 3.0
 SHOWN = 4
 DIGEST_DIGITS = 24
@@ -83,15 +85,22 @@ class Server(ThreadedAssociationServer):
     among: tuple = ()
     connections: int = 1
     silence_s: float = 60.0
+    handshake_s: float = REQUEST_S
     tls: ssl.SSLContext | None = None
+    opening: int = 0  # connections that were let in and are no association yet, which pynetdicom does not count
+    counting = threading.Lock()
 
     def verify_request(self, request, client_address) -> bool:
         """Whether the connection is kept (see socketserver.BaseServer)."""
         reason = ""
         if not configuration.allowed(client_address[0], self.among):
             reason = "listen.allow_addresses"
-        elif len(self.active_associations) >= self.connections:
-            reason = "too many connections"
+        else:
+            with self.counting:
+                if self.opening + len(self.active_associations) >= self.connections:
+                    reason = "too many connections"
+                else:
+                    self.opening += 1
         if reason:
             warn("rejected", {"address": client_address[0], "reason": reason})
         return not reason
@@ -101,16 +110,34 @@ class Server(ThreadedAssociationServer):
         connection.settimeout(self.silence_s)
         return connection, address
 
+    def process_request(self, request, client_address) -> None:
+        """Starts the connection's thread."""
+        try:
+            super().process_request(request, client_address)
+        except Exception:  # there is no thread: whatever stopped it, the connection must not count for ever
+            self._opened()
+            raise
+
     def process_request_thread(self, request, client_address) -> None:
         """Runs in the connection's own thread, so that a slow TLS handshake holds up nobody else."""
-        if self.tls:
-            try:
-                request = self.tls.wrap_socket(request, server_side=True)
-            except OSError as error:  # ssl.SSLError is one
-                warn("rejected", {"address": client_address[0], "reason": f"TLS: {getattr(error, 'reason', None) or error}"})
-                self.shutdown_request(request)
-                return
-        super().process_request_thread(request, client_address)
+        try:
+            if self.tls:
+                request.settimeout(self.handshake_s)  # of the whole handshake, however many pieces it comes in
+                try:
+                    request = self.tls.wrap_socket(request, server_side=True)
+                except OSError as error:  # ssl.SSLError is one
+                    warn("rejected", {"address": client_address[0], "reason": f"TLS: {getattr(error, 'reason', None) or error}"})
+                    self.shutdown_request(request)
+                    return
+                request.settimeout(self.silence_s)
+            super().process_request_thread(request, client_address)
+        finally:
+            self._opened()
+
+    def _opened(self) -> None:
+        """A connection became an association, or has gone."""
+        with self.counting:
+            self.opening -= 1
 
 
 def server_tls(config: Config) -> ssl.SSLContext | None:
@@ -164,6 +191,7 @@ def start(config: Config, intake: Intake) -> Server:
     server.among = configuration.networks(config.listen.allow_addresses)
     server.connections = limits.associations + WAITING_CONNECTIONS
     server.silence_s = limits.network_s
+    server.handshake_s = min(REQUEST_S, limits.network_s)
     server.tls = tls
     ae._servers.append(server)  # as AE.start_server does: Server.shutdown takes it out again
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="listener", daemon=True).start()

@@ -174,6 +174,8 @@ def work(root: Path, intake: Intake, command: worker.Command, config: Config, st
                 warn("segmented", fields | {"reason": outcome.reason})
             else:
                 say("segmented", fields)
+            if outcome.pause:
+                stop.wait(DISK_PAUSE_S)
         except OSError as error:
             _disk_trouble("worker", error, stop)
 

@@ -73,6 +73,7 @@ def prepare(root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in FOLDERS:
         disk.make_folder(root / name)
+    disk.sync_folder(root)  # whoever made them may have died before this
 
 
 def recover(root: Path, interruptions: int) -> list[tuple[Job, str]]:
@@ -161,6 +162,19 @@ def fail(root: Path, state: str, job: Job, reason: str) -> None:
     with (folder(root, state, job) / "log.txt").open("a", encoding="utf-8") as log:
         log.write(f"failed: {reason}\n")
     step(root, state, "failed", replace(job, reason=reason, ended_at=time.time()))
+
+
+def begin(root: Path, job: Job) -> Path:
+    """Clears a job's folder in running/ of what an earlier run left, and makes output/; returns the folder.
+
+    Results that were fixed but not moved on (the node died between the two) go as well: this run makes others.
+    """
+    place = folder(root, "running", job)
+    disk.remove_file(place / "results.json")  # first: it is what says that the rest is whole
+    for name in ("output", "results", "sent"):
+        disk.remove_folder(place / name)
+    disk.make_folder(place / "output")
+    return place
 
 
 def fix_results(root: Path, job: Job, made: list[tuple[Path, Result]]) -> None:

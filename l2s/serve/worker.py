@@ -20,6 +20,7 @@ from l2s.serve.intake import is_uid
 from l2s.serve.spool import Job, Result
 
 BAD_INPUT = 2  # the exit code of our commands for input that cannot be used
+TRY_LATER = 75  # EX_TEMPFAIL: the disk or memory gave out
 POLL_S = 0.05
 LOG_TAIL_BYTES = 4096
 
@@ -28,10 +29,14 @@ Command = Callable[[Path, Path], list[str]]  # (folder of the images, folder for
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: 'sending', 'failed', 'queued' (try again) or 'stopped' (by us); and why."""
+    """How a run ended: 'sending', 'failed', 'queued' (try again) or 'stopped' (by us); and why.
+
+    pause: whether the machine needs time before anything is tried again.
+    """
 
     state: str
     reason: str = ""
+    pause: bool = False
 
 
 def segment_command(flags: tuple[str, ...]) -> Command:
@@ -48,9 +53,7 @@ def run(root: Path, job: Job, command: Command, settings: Segment, stop: threadi
     Args:
         held: file descriptor of the spool's lock. The process inherits it: as long as it lives no second node can begin.
     """
-    place = spool.folder(root, "running", job)
-    disk.remove_folder(place / "output")
-    disk.make_folder(place / "output")
+    place = spool.begin(root, job)
     code = run_process(command(place / "input", place / "output"), place / "log.txt", settings.timeout_s, stop, held)
     if code is None and stop.is_set():
         disk.move(place, spool.folder(root, "queued", job))
@@ -69,6 +72,12 @@ def run(root: Path, job: Job, command: Command, settings: Segment, stop: threadi
         reason = f"ended by {signal.Signals(-code).name}{'; out of memory?' if -code == signal.SIGKILL else ''}"
     else:
         reason = f"exit code {code}: see log.txt"
+    if code == TRY_LATER:
+        # no fault of the study's, so no attempt; to the end of the queue, as it may be its size after all that the disk cannot take
+        disk.remove_folder(place / "output")
+        reason = "the disk or memory gave out: see log.txt"
+        spool.step(root, "running", "queued", replace(job, reason=reason, queued_at=time.time()))
+        return Outcome("queued", reason, pause=True)
     job = replace(job, attempts=job.attempts + 1)
     if code not in (None, BAD_INPUT) and job.attempts < settings.attempts:
         spool.step(root, "running", "queued", replace(job, reason=reason))

@@ -9,6 +9,7 @@ import threading
 import tomllib
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -16,6 +17,7 @@ from l2s import cli
 from l2s.errors import InputError
 from l2s.serve import config, node, spool, worker
 from l2s.serve.config import Config, Limits, Listen, Segment
+from l2s.serve.intake import Intake
 from tests.serve import peers
 from tests.serve.test_serve_listener import listening, store
 
@@ -231,6 +233,7 @@ def test_results_are_looked_at(tmp_path, before, after, state, reason):
         ("pass", {}, "failed", "made no DICOM object"),
         ("raise SystemExit(2)", {"attempts": 9}, "failed", "exit code 2"),
         ("raise SystemExit(3)", {"attempts": 9}, "queued", "exit code 3"),
+        ("raise SystemExit(75)", {"attempts": 1}, "queued", "disk or memory gave out"),
         ("raise SystemExit(3)", {"attempts": 1}, "failed", "exit code 3"),
         ("import os; os.kill(os.getpid(), 11)", {"attempts": 1}, "failed", "SIGSEGV"),
         ("import time; time.sleep(600)", {"timeout_s": 0.3, "attempts": 9}, "failed", "timeout_s 0.3"),
@@ -241,6 +244,43 @@ def test_how_a_run_can_end(tmp_path, code, settings, state, reason):
     assert outcome.state == state
     assert reason in outcome.reason
     assert reason in job.reason
+    later = "75" in code
+    assert outcome.pause == later
+    assert not (later and job.attempts)
+    assert (job.queued_at > 0) == later, "at the end of the queue"
+
+
+def test_a_run_is_told_by_the_results_of_its_own(tmp_path):
+    """results.json of a run that was cut off, and a run that fails after it."""
+    real = spool.step
+
+    def step(root, state, following, job):
+        real(root, state, following, job)
+        if following == "running":
+            (spool.folder(root, following, job) / "results.json").write_text("[]")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool, "step", step)
+        outcome, job = run_once(tmp_path, "raise SystemExit(2)")
+    assert outcome.state == "failed"
+    spool.retry(tmp_path, job.study)
+    assert [j.study for j in spool.jobs(tmp_path, "queued")] == [job.study]
+
+
+def test_the_worker_waits_where_the_disk_gave_out(tmp_path, monkeypatch):
+    class Stop:
+        waits: ClassVar[list[float]] = []
+
+        def wait(self, seconds):
+            self.waits.append(seconds)
+            return len(self.waits) > 2
+
+    spool.prepare(tmp_path)
+    intake = Intake(tmp_path, Limits(free_disk_gib=0), 0.0)
+    monkeypatch.setattr(intake, "start_next", lambda: spool.Job("1.2", 1, 0.0))
+    monkeypatch.setattr(worker, "run", lambda *_: worker.Outcome("queued", "disk", pause=True))
+    node.work(tmp_path, intake, None, Config(tmp_path), Stop(), 0)
+    assert Stop.waits == [node.TICK_S, node.DISK_PAUSE_S, node.TICK_S]
 
 
 def test_the_page_s_configuration_holds(tmp_path):

@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
@@ -362,6 +363,40 @@ def test_tls(tmp_path, keys):
         assert_sent(destination(port, keys, None), image, tmp_path / "image")
         silent.close()
     assert len(stored(tmp_path)) == 1
+
+
+def test_handshakes_count_as_connections(tmp_path, keys, caplog, monkeypatch):
+    """Silent callers of a TLS port: no more of them get a thread than connections are allowed, and their places come back."""
+    monkeypatch.setattr(listener, "WAITING_CONNECTIONS", 2)
+    limits = Limits(free_disk_gib=0, associations=1)
+    with listening(tmp_path, limits, tls_cert=keys / "node.crt", tls_key=keys / "node.key") as (port, _):
+        before = threading.active_count()
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(12)]
+        peers.wait_for(lambda: caplog.text.count("too many connections") == 9)
+        assert threading.active_count() <= before + 3
+        for connection in silent:
+            connection.close()
+        peers.wait_for(lambda: sender.echo("SCANNER", destination(port, keys, None)) == "")
+
+
+def test_a_handshake_in_drips_ends(tmp_path, keys, monkeypatch):
+    monkeypatch.setattr(listener, "REQUEST_S", 0.3)
+    with (
+        listening(tmp_path, tls_cert=keys / "node.crt", tls_key=keys / "node.key") as (port, _),
+        socket.create_connection(("127.0.0.1", port)) as s,
+    ):
+        s.sendall(b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03")  # the head of a hello of 16 kB
+        s.settimeout(0.05)
+        for _ in range(400):  # 20 s: a deadline for each read would let all of them pass
+            try:
+                s.sendall(b"\0")
+                if s.recv(1) == b"":
+                    return
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+        pytest.fail("the connection is still open")
 
 
 def assert_sent(where: Destination, image, folder: Path) -> None:

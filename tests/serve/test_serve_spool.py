@@ -87,9 +87,7 @@ class Node:
         job = self.intake.start_next()
         if job is None:
             return None
-        output = spool.folder(self.root, "running", job) / "output"
-        disk.remove_folder(output)
-        disk.make_folder(output)
+        output = spool.begin(self.root, job) / "output"
         if ending == "fail":
             spool.fail(self.root, "running", job, "bad input")
         elif ending == "crash":
@@ -501,6 +499,53 @@ def test_a_study_that_takes_the_node_down_fails_in_the_end(tmp_path):
     (job,) = spool.jobs(tmp_path, "failed")
     assert "3 times" in job.reason
     assert "3 times" in (spool.folder(tmp_path, "failed", job) / "log.txt").read_text()
+
+
+def test_a_failed_write_leaves_no_half(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        disk.write(tmp_path / "a", b"data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_a_dead_node_made_are_synced_at_the_start(tmp_path, monkeypatch):
+    spool.prepare(tmp_path)
+    (tmp_path / "incoming" / "1.2").mkdir()  # made, and killed before the sync
+    synced = []
+    real = os.fsync
+
+    def fsync(handle):
+        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink().relative_to(tmp_path)))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    spool.prepare(tmp_path)
+    Intake(tmp_path, LIMITS, 0.0)
+    assert synced == [".", "incoming"]
+
+
+def test_results_that_were_fixed_but_not_moved_on_are_never_sent_for_a_later_run(tmp_path):
+    """Killed between results.json and the move, then a run that fails: --retry must run again."""
+    node = Node(tmp_path, itertools.count())
+    node.take("1.2", "1.2.1", 1)
+    node.queue()
+    job = node.intake.start_next()
+    place = spool.begin(tmp_path, job)
+    (place / "output" / "seg").write_text("9.1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool, "step", lambda *_: None)
+        spool.fix_results(tmp_path, job, [(place / "output" / "seg", Result("seg", "9.1", "1.2"))])
+    assert (place / "results.json").exists()
+    node = Node(tmp_path, itertools.count(5))
+    node.work("fail")
+    spool.retry(tmp_path, "1.2")
+    assert [j.study for j in spool.jobs(tmp_path, "queued")] == ["1.2"]
+    node.work()
+    (job,) = spool.jobs(tmp_path, "sending")
+    assert [r.sop_instance for r in spool.results(spool.folder(tmp_path, "sending", job))] == ["9.5", "9.6"]
 
 
 def test_retry_puts_a_study_back_where_it_failed(tmp_path):
