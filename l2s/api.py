@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from l2s.challenge import Record
     from l2s.engine import Plan
+    from l2s.io.dicom_out import Findings
     from l2s.io.inputs import Case, DicomSource
     from l2s.measure.lesions import Measures
     from l2s.pipeline import Segmentation
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 
 WRITING = 3.0  # times reading: PET, CT and mask are packed and read back
-IRREGULAR_VOXELS = 0.5  # slices that the PET was resampled from, at irregular bed joints, lie up to so far off its planes
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ class Result:
             raise folders.InputError(f"format {format!r}: one of {', '.join(folders.FORMATS)}")
         folders.check(folder)
         mask_name = f"mask.{format}"
+        findings = self._findings(uid_seed) if dicom_formats else None  # what cannot be DICOM is said before a file is written
         with self.run.stage("write"):
             names = folders.write(
                 folder,
@@ -117,27 +118,36 @@ class Result:
                 self.probability if save_probability else None,
                 self.cue if save_cue else None,
             )
-            if dicom_formats:
-                names += self._write_dicom(folder, dicom_formats, uid_seed)
+            if findings:
+                names += self._write_dicom(folder, findings, dicom_formats)
         self.run.content["files"] = names
         self.run.warn(challenge.over_budget(self.plan.budget, self.run))
         self.run.write(folder / folders.RECORD)
         return [folder / name for name in (*names, folders.RECORD)]
 
-    def _write_dicom(self, folder: Path, formats: tuple[str, ...], uid_seed: str | None) -> list[str]:
-        """SEG, SR and RTSTRUCT beside the mask; returns their names."""
+    def _findings(self, uid_seed: str | None) -> Findings:
+        """The mask's lesions on the source's slices.
+
+        Raises:
+            InputError: there is no source in DICOM, or DICOM results cannot hold so many lesions.
+        """
         from l2s import __version__
         from l2s.errors import InputError
         from l2s.io import dicom_out, slices
-        from l2s.io.sr_out import figures_of
 
         if self.dicom is None:
-            raise InputError(f"{', '.join(formats)} need DICOM input, as they refer to its slices; use nii.gz or mha")
+            raise InputError("seg, sr and rtstruct need DICOM input, as they refer to its slices; use nii.gz or mha")
         weights = self.record["weights"]
         producer = dicom_out.Producer(__version__, parameters=(f"weights={weights['name']}", f"sha256={weights['sha256']}"))
-        found = slices.match(self.dicom.headers, self.study.grid, plane_tolerance=IRREGULAR_VOXELS)
+        found = slices.match(self.dicom.headers, self.study.grid, plane_tolerance=slices.IRREGULAR_VOXELS)
         counted = (self.measures.connectivity, self.measures.min_voxels)
-        findings = dicom_out.prepare(self.mask, self.study.grid, found, producer, uid_seed, *counted)
+        return dicom_out.prepare(self.mask, self.study.grid, found, producer, uid_seed, *counted)
+
+    def _write_dicom(self, folder: Path, findings: Findings, formats: tuple[str, ...]) -> list[str]:
+        """SEG, SR and RTSTRUCT beside the mask; returns their names."""
+        from l2s.io import dicom_out
+        from l2s.io.sr_out import figures_of
+
         figures = figures_of(self.measures.lesions, self.measures.patient)
         dicom_out.write_results(folder, findings, figures, formats)
         return [f"{name}.dcm" for name in dicom_out.FORMATS if (folder / f"{name}.dcm").is_file()]
@@ -169,10 +179,11 @@ def segment(
     """Lesions of one study. Research use only.
 
     Args:
-        source: a case folder (images/{pet,ct}, or SUV.nii.gz and CTres.nii.gz), a PET file (with ct), a Study, or arrays as
+        source: a case folder (images/{pet,ct}, or SUV.nii.gz and CTres.nii.gz), a PET file (with ct), DICOM (a folder, a zip, a
+            DICOMDIR), a Study, or arrays as
             (pet_suv, ct_hu, spacing_mm_zyx) or (pet_suv, ct_hu, spacing_mm_zyx, origin_mm_xyz), both (z, y, x): z to the head,
             y to the back, x to the patient's left.
-        ct: the CT file of a PET file.
+        ct: the CT file of a PET file, or of a DICOM PET without CT.
         weights: their folder; None: $L2S_WEIGHTS, /opt/ml/model, the bundled one.
         device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
         precision: 'auto', 'fp32', 'bf16', 'fp16' or 'int8'.

@@ -75,7 +75,7 @@ def check(folder: Path, inputs: Iterable[Path] = ()) -> None:
     for path in inputs:
         if Path(path).resolve().parent == folder.resolve():
             raise InputError(f"{folder} holds the input {Path(path).name}, which the result would replace; name another folder")
-    foreign = [name for name in (PET, CT, *MASKS) if (folder / name).exists()]
+    foreign = [name for name in (PET, CT, *MASKS, *DICOM_RESULTS) if (folder / name).exists()]
     if foreign and not (folder / RECORD).is_file():
         raise InputError(f"{folder} holds {foreign[0]} but no {RECORD}: l2s segment did not write it; name another folder")
 

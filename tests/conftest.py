@@ -53,6 +53,33 @@ def make_weights():
     return write_weights
 
 
+def write_marking_weights(folder: Path, source, share=0.03) -> Path:
+    """write_weights whose last bias is moved until they mark a share of one case: left alone they mark all of it or nothing."""
+    import numpy as np
+    from safetensors.torch import load_file
+    from scipy.special import logit
+
+    import l2s
+
+    write_weights(folder)
+    probability = l2s.segment(source, weights=folder, device="cpu", fusion="none").probability
+    limit = float(logit(np.quantile(probability, 1 - share))) if share else 20.0
+    path = folder / "segmenter.safetensors"
+    values = load_file(path)
+    values["head.bias"] -= limit
+    save_file(values, path)
+    manifest = json.loads((folder / weights.MANIFEST).read_text())
+    manifest["segmenter"]["files"][0]["sha256"] = weights.file_sha256(path)
+    (folder / weights.MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_marking_weights():
+    """write_marking_weights; run with --fusion none, as random networks agree on nothing."""
+    return write_marking_weights
+
+
 @pytest.fixture
 def own_weights_folder(tmp_path) -> Path:
     """The same for one test to break."""

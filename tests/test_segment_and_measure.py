@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from safetensors.torch import load_file, save_file
-from scipy.special import logit
 
 import l2s
-from l2s import api, cli, outdir, weights
+from l2s import api, cli, outdir
 from l2s.errors import InputError
 from l2s.io.images import read_grid, read_image, write_image, write_mask
 from l2s.io.inputs import read_input
@@ -58,18 +56,9 @@ def case(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weights_folder(case, tmp_path_factory, make_weights) -> Path:
-    """Random weights whose last bias is moved until they mark a thirtieth of this case: left alone they mark all of it or nothing."""
-    folder = make_weights(tmp_path_factory.mktemp("weights"))
-    before = l2s.segment(case, weights=folder, device="cpu", fusion="none").probability
-    path = folder / "segmenter.safetensors"
-    values = load_file(path)
-    values["head.bias"] -= float(logit(np.quantile(before, 0.97)))
-    save_file(values, path)
-    manifest = json.loads((folder / weights.MANIFEST).read_text())
-    manifest["segmenter"]["files"][0]["sha256"] = weights.file_sha256(path)
-    (folder / weights.MANIFEST).write_text(json.dumps(manifest))
-    return folder
+def weights_folder(case, tmp_path_factory, make_marking_weights) -> Path:
+    """Random weights that mark a thirtieth of this case."""
+    return make_marking_weights(tmp_path_factory.mktemp("weights"), case)
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from l2s.io.suv import Overrides
 
 
-def add_dicom_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --pet-series, --ct-series and the overrides to a command."""
+def add_dicom_options(parser: argparse.ArgumentParser, ct: bool = True) -> None:
+    """Adds --pet-series, --ct-series (where the command reads a CT) and the overrides to a command."""
     group = parser.add_argument_group("DICOM")
     group.add_argument("--pet-series", metavar="UID", help="SeriesInstanceUID of the PET (l2s inspect lists them)")
-    group.add_argument("--ct-series", metavar="UID", help="SeriesInstanceUID of the CT")
+    if ct:
+        group.add_argument("--ct-series", metavar="UID", help="SeriesInstanceUID of the CT")
     group.add_argument("--weight-kg", type=float, metavar="KG", help="the patient's weight, in place of the header's")
     group.add_argument("--height-m", type=float, metavar="M", help="the patient's height")
     group.add_argument("--sex", choices=("M", "F"), help="the patient's sex, for lean body mass")
@@ -55,13 +56,6 @@ def overrides_from(arguments: argparse.Namespace) -> Overrides:
         injection=moment_of(arguments.injection, "--injection-datetime"),
         reference=moment_of(arguments.reference, "--reference-datetime"),
     )
-
-
-def given_flags(arguments: argparse.Namespace) -> list[str]:
-    """The DICOM flags that were given, for commands whose input is not DICOM after all."""
-    names = ("pet_series", "ct_series", "weight_kg", "height_m", "sex", "dose_bq", "half_life_s")
-    flags = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None]
-    return flags + [f"--{name}-datetime" for name in ("injection", "reference") if getattr(arguments, name) is not None]
 
 
 def moment_of(words: str | None, flag: str) -> datetime | time | None:

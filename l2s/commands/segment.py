@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from zipfile import is_zipfile
 
 from l2s.commands.dicom_options import add_dicom_options, overrides_from
 from l2s.errors import InputError
@@ -98,6 +99,14 @@ def run_segment(arguments: argparse.Namespace) -> None:
     if dicom and case.dicom is None:
         raise InputError(f"--format {arguments.format}: {', '.join(dicom)} need DICOM input, as they refer to its slices")
     outdir.check(arguments.outdir, case.files.values())
+    origin = arguments.input if arguments.input.is_dir() else arguments.input.parent
+    # beside a result's images the next reading of the folder would take them, not the DICOM
+    if (
+        case.dicom
+        and (origin == arguments.input or not is_zipfile(arguments.input))
+        and arguments.outdir.resolve() == origin.resolve()
+    ):
+        raise InputError(f"{arguments.outdir} holds the DICOM files of the input; name another folder for the result")
     result = api.run(arguments, case, record, plan, model, settings)
     files = result.save(
         arguments.outdir, image[0], arguments.save_probability, arguments.save_cue, dicom, uid_seed=arguments.uid_seed

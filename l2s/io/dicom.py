@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +26,10 @@ from l2s.io.dicom_series import Series, Stack, Table, read_header, read_table, r
 from l2s.io.headers import text
 from l2s.io.studies import MAX_SUV, check_ct, ct_on_grid
 from l2s.io.suv import AS_IN_THE_HEADER, Overrides, SuvFacts, suv_facts
-from l2s.study import Grid, Study, to_lps
+from l2s.study import Body, Grid, Study, to_lps
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +43,7 @@ class DicomPet:
     Attributes:
         pet_suv: float32 (z, y, x) in LPS, SUVbw.
         grid: its LPS grid. stored: the series' own, whose first axis runs along the slices.
-        files: the slices' files; files[k] is slice k of the stored grid.
+        headers: one a slice, without voxels; headers[k] is that of slice k of the stored grid. What DICOM results refer to.
         series: the row of the table that it came from.
         suv: how the values became SUV.
         reasons: why each other series was not taken, by its SeriesInstanceUID.
@@ -48,7 +53,7 @@ class DicomPet:
     pet_suv: np.ndarray
     grid: Grid
     stored: Grid
-    files: tuple[Path, ...]
+    headers: tuple[Dataset, ...]
     series: Series
     suv: SuvFacts
     reasons: dict[str, str]
@@ -63,8 +68,8 @@ class DicomCase:
         study: PET in SUVbw and CT on the PET's grid; study.stored is the PET series' own grid.
         ct_hu: float32 (z, y, x) in LPS, the CT as it was scanned; -1024 HU at least.
         ct_grid: its LPS grid. ct_stored: its own.
-        pet_files: the PET's slices; pet_files[k] is slice k along the first axis of study.stored. What DICOM results refer to.
-            Those of a zip live as long as this object does.
+        pet_headers: of the PET's slices, without voxels; pet_headers[k] is that of slice k along the first axis of study.stored. What
+            DICOM results refer to.
         pet, ct: rows of the table of series; ct is None where the CT came from an image file.
         suv: how the values became SUV, with the patient facts that this took.
         reasons: why each other series was not taken, by its SeriesInstanceUID.
@@ -75,12 +80,35 @@ class DicomCase:
     ct_hu: np.ndarray
     ct_grid: Grid
     ct_stored: Grid
-    pet_files: tuple[Path, ...]
+    pet_headers: tuple[Dataset, ...]
     pet: Series
     ct: Series | None
     suv: SuvFacts
     reasons: dict[str, str]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DicomSlices:
+    """The PET series that a mask lies on, wherever the mask came from.
+
+    Attributes:
+        headers: one a slice, without voxels.
+        grid: its LPS grid, as read_pet would have it.
+        pet: its voxels as SUV; None where SUV cannot be computed.
+        problem: why not.
+        warnings: one line each.
+    """
+
+    headers: tuple[Dataset, ...]
+    grid: Grid
+    pet: DicomPet | None
+    problem: str | None
+    warnings: tuple[str, ...]
+
+
+class _NoSuv(InputError):
+    """The series can be read, but not as SUV."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +153,7 @@ def read_dicom(
     """
     if ct is not None and ct_series is not None:
         raise InputError(f"both a CT file ({ct}) and --ct-series were given; one of the two")
-    found = dicom_files.find_dicom(path)
-    try:
-        table = read_table(found.files, Path(path) if found.unpacked is None else found.unpacked)
+    with _series_in(path) as (table, _):
         choice = choose(table, pet_series, ct_series)
         pet = _pet(table, choice, overrides)
         if ct is not None:
@@ -140,43 +166,47 @@ def read_dicom(
             ct_stored = choice.ct_stack.grid
             ct_hu, ct_grid = _ct(choice.ct_stack)
             lines = _irregular(choice.ct_stack, "CT")
-        lines = [*lines, *check_ct(ct_hu, "the CT")]
-        resampled, more = ct_on_grid(ct_hu, ct_grid, pet.grid, "the PET", "the CT")
-        study = Study(pet.pet_suv, resampled, pet.grid, pet.stored, name or pseudonym(pet.series.uid))
-        case = DicomCase(
-            study=study,
-            ct_hu=ct_hu,
-            ct_grid=ct_grid,
-            ct_stored=ct_stored,
-            pet_files=pet.files,
-            pet=pet.series,
-            ct=choice.ct if ct is None else None,
-            suv=pet.suv,
-            reasons=choice.reasons,
-            warnings=tuple(dict.fromkeys([*pet.warnings, *lines, *more])),
-        )
-    except BaseException:
-        if found.unpacked:
-            shutil.rmtree(found.unpacked, ignore_errors=True)
-        raise
-    if found.unpacked:
-        weakref.finalize(case, shutil.rmtree, found.unpacked, ignore_errors=True)
-    return case
+    lines = [*lines, *check_ct(ct_hu, "the CT")]
+    resampled, more = ct_on_grid(ct_hu, ct_grid, pet.grid, "the PET", "the CT")
+    return DicomCase(
+        study=Study(pet.pet_suv, resampled, pet.grid, pet.stored, name or pseudonym(pet.series.uid), body_of(pet.suv)),
+        ct_hu=ct_hu,
+        ct_grid=ct_grid,
+        ct_stored=ct_stored,
+        pet_headers=pet.headers,
+        pet=pet.series,
+        ct=choice.ct if ct is None else None,
+        suv=pet.suv,
+        reasons=choice.reasons,
+        warnings=tuple(dict.fromkeys([*pet.warnings, *lines, *more])),
+    )
 
 
 def read_pet(path: Path, pet_series: str | None = None, overrides: Overrides = AS_IN_THE_HEADER) -> DicomPet:
-    """The PET alone, where there is no CT. The files of a zip are gone when this returns.
+    """The PET alone, where there is no CT.
 
     Raises:
         InputError: see read_dicom.
     """
-    found = dicom_files.find_dicom(path)
-    try:
-        table = read_table(found.files, Path(path) if found.unpacked is None else found.unpacked)
+    with _series_in(path) as (table, _):
         return _pet(table, choose(table, pet_series), overrides)
-    finally:
-        if found.unpacked:
-            shutil.rmtree(found.unpacked, ignore_errors=True)
+
+
+def read_slices(path: Path, pet_series: str | None = None, overrides: Overrides = AS_IN_THE_HEADER) -> DicomSlices:
+    """The PET series that a mask lies on, as SUV where that can be computed.
+
+    Raises:
+        InputError: no PET can be used; the line says why.
+    """
+    with _series_in(path) as (table, _):
+        choice = choose(table, pet_series)
+        try:
+            pet = _pet(table, choice, overrides)
+            return DicomSlices(pet.headers, pet.grid, pet, None, pet.warnings)
+        except _NoSuv as error:
+            built = choice.pet_stack
+            warnings = (*table.warnings, *choice.warnings, *_irregular(built, "PET"))
+            return DicomSlices(pet_headers(built), lps_grid(built), None, str(error), tuple(dict.fromkeys(warnings)))
 
 
 def inspect_dicom(
@@ -187,9 +217,7 @@ def inspect_dicom(
     Raises:
         InputError: there is no DICOM, or a named series is not in it.
     """
-    found = dicom_files.find_dicom(path)
-    try:
-        table = read_table(found.files, Path(path) if found.unpacked is None else found.unpacked)
+    with _series_in(path) as (table, others):
         choice = choose(table, pet_series, ct_series)
         facts, problem = None, choice.pet_problem or choice.ct_problem
         warnings = [*table.warnings, *choice.warnings]
@@ -202,15 +230,28 @@ def inspect_dicom(
             warnings += _irregular(choice.pet_stack, "PET")
         if choice.ct:
             warnings += _irregular(choice.ct_stack, "CT")
-        return Inspection(table, choice, facts, problem, found.others, tuple(dict.fromkeys(warnings)))
+        return Inspection(table, choice, facts, problem, others, tuple(dict.fromkeys(warnings)))
+
+
+@contextmanager
+def _series_in(path: Path) -> Iterator[tuple[Table, int]]:
+    """(table of series, how many files are not DICOM); what a zip was unpacked to is gone afterwards."""
+    found = dicom_files.find_dicom(path)
+    try:
+        yield read_table(found.files, Path(path) if found.unpacked is None else found.unpacked), found.others
     finally:
         if found.unpacked:
             shutil.rmtree(found.unpacked, ignore_errors=True)
 
 
-def pet_headers(built: Stack) -> list:
-    """The headers of all slices, private elements included."""
-    return [read_header(instance.path) for instance in built.instances]
+def pet_headers(built: Stack) -> tuple[Dataset, ...]:
+    """The headers of all slices in the stack's order, private elements included."""
+    return tuple(read_header(instance.path) for instance in built.instances)
+
+
+def body_of(suv: SuvFacts) -> Body:
+    """The patient's facts that lean body mass is worked out from."""
+    return Body(suv.weight_kg, None if suv.height_m is None else 100 * suv.height_m, suv.sex)
 
 
 def pseudonym(uid: str) -> str:
@@ -228,12 +269,15 @@ def _pet(table: Table, choice: Choice, overrides: Overrides) -> DicomPet:
         raise InputError(choice.pet_problem)
     built = choice.pet_stack
     headers = pet_headers(built)
-    facts = suv_facts(headers, overrides)
+    try:
+        facts = suv_facts(headers, overrides)
+    except InputError as error:
+        raise _NoSuv(str(error)) from None
     values = read_voxels(built)
     values *= np.float32(facts.factor)
     high = float(values.max())
     if high > MAX_SUV or high <= 0:
-        raise InputError(
+        raise _NoSuv(
             f"the largest SUV would be {high:g} (limits: above 0, up to {MAX_SUV:g}): weight ({facts.weight_kg} kg), dose "
             f"({facts.dose_bq} Bq) or times in the header are wrong; give the true ones (--weight-kg, --dose-bq, --injection-datetime)"
         )
@@ -246,7 +290,7 @@ def _pet(table: Table, choice: Choice, overrides: Overrides) -> DicomPet:
         pet_suv=np.ascontiguousarray(view),
         grid=grid,
         stored=built.grid,
-        files=tuple(instance.path for instance in built.instances),
+        headers=headers,
         series=choice.pet,
         suv=facts,
         reasons=choice.reasons,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2s.errors import InputError
 from l2s.io.images import ENDINGS, stem
 from l2s.io.studies import read_study
-from l2s.study import Body, Study
+from l2s.study import Study
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -110,18 +110,14 @@ def read_dicom_input(
     """
     from l2s.io import dicom
     from l2s.io.dicom_files import looks_like_dicom
-    from l2s.io.slices import read_headers
     from l2s.io.suv import AS_IN_THE_HEADER
 
     if path.is_dir() and not looks_like_dicom(path):
         raise InputError(f"{path} holds no PET and no CT; expected {EXPECTED}; it holds {_listing(path)}")
     found = dicom.read_dicom(path, pet_series, ct_series, overrides or AS_IN_THE_HEADER, Path(ct) if ct else None)
-    height_m = found.suv.height_m
-    body = Body(found.suv.weight_kg, None if height_m is None else 100 * height_m, found.suv.sex)
-    # the CT as scanned can be larger than all else; with `found` it goes, and with it what a zip was unpacked to
-    source = DicomSource(tuple(read_headers(found.pet_files)), dicom.record(found))
-    study = replace(found.study, body=body)
-    return Case(study, study.name, "dicom", {"ct": Path(ct)} if ct else {}, list(found.warnings), source)
+    # the CT as scanned can be larger than all else: it goes with `found`
+    source = DicomSource(found.pet_headers, dicom.record(found))
+    return Case(found.study, found.study.name, "dicom", {"ct": Path(ct)} if ct else {}, list(found.warnings), source)
 
 
 def name_of(pet: Path) -> str:

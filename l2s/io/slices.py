@@ -1,27 +1,21 @@
 """A PET series' slices and the planes of a mask: which slice shows which plane, whatever the order and orientation of either.
 
-Only headers are read here. Results as DICOM refer to these slices and lie in their pixel grid.
+Headers alone say so. Results as DICOM refer to these slices and lie in their pixel grid.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from l2s.errors import InputError
 from l2s.study import Grid
 
-log = logging.getLogger(__name__)
-
 TOLERANCE_VOXELS = 0.1  # real bed joints move a slice by 0.01 of the spacing; a wrong series is off by more than this
-QUANTITATIVE_UNITS = ("BQML", "GML", "CM2ML", "CNTS")
+IRREGULAR_VOXELS = 0.5  # slices that the PET was resampled from, at irregular bed joints, lie up to so far off its planes
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
 IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID", "SOPClassUID")
 
@@ -124,70 +118,3 @@ def _corners(sources: Sequence[Dataset], grid: Grid) -> tuple[np.ndarray, np.nda
     down = grid.mm_to_index_zyx(position + cosines[:, 3:] * (spacing[:, :1] * last[:, :1])) - corner
     right = grid.mm_to_index_zyx(position + cosines[:, :3] * (spacing[:, 1:] * last[:, 1:])) - corner
     return corner, down, right
-
-
-def read_pet_series(folder: Path) -> dict[str, list[Dataset]]:
-    """The headers of all PET slices under a folder by SeriesInstanceUID; copies, other files and modalities are passed over.
-
-    Raises:
-        InputError: the folder is absent or holds no PET slice.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; name the one that holds the PET series")
-    series: dict[str, dict[str, Dataset]] = {}
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    for path in files:
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-        except (InvalidDicomError, EOFError):
-            continue
-        if header.get("Modality") == "PT" and "SeriesInstanceUID" in header and "SOPInstanceUID" in header:
-            series.setdefault(str(header.SeriesInstanceUID), {}).setdefault(str(header.SOPInstanceUID), header)
-    if not series:
-        raise InputError(f"{folder}: none of its {len(files)} files is a PET slice in DICOM; name the folder of the PET series")
-    return {uid: list(headers.values()) for uid, headers in series.items()}
-
-
-def read_headers(files: Sequence[Path]) -> list[Dataset]:
-    """The headers of a series' files, for match and prepare, where the files are known."""
-    return [pydicom.dcmread(path, stop_before_pixels=True) for path in files]
-
-
-def choose_series(series: dict[str, list[Dataset]], grid: Grid, uid: str | None = None) -> Slices:
-    """The series that a mask was made on: the one named, or the only one that fits its grid, a quantitative one first.
-
-    Raises:
-        InputError: none fits, or more than one does.
-    """
-    if uid is not None:
-        if uid not in series:
-            raise InputError(f"no PET series {uid}; there are: {', '.join(sorted(series))}")
-        return match(series[uid], grid)
-    fitting, refused = {}, []
-    for key, headers in series.items():
-        try:
-            fitting[key] = match(headers, grid)
-        except InputError as error:
-            refused.append(str(error))
-    quantitative = {k: s for k, s in fitting.items() if _is_quantitative(s.headers[0])}
-    left = quantitative or fitting
-    if not left:
-        raise InputError(refused[0] if len(refused) == 1 else f"none of {len(series)} PET series fits the mask: {refused[0]}")
-    if len(left) > 1:
-        raise InputError(f"{len(left)} PET series fit the mask: {', '.join(sorted(left))}; name one with --series")
-    chosen = next(iter(left.values()))
-    log.info("PET series %s, %d slices", chosen.headers[0].SeriesInstanceUID, len(chosen.headers))
-    return chosen
-
-
-def _is_quantitative(header: Dataset) -> bool:
-    """Attenuation corrected, in units that SUV is made of: some series without correction claim ATTN, but count in PROPCNTS."""
-    return "ATTN" in _values(header.get("CorrectedImage")) and header.get("Units") in QUANTITATIVE_UNITS
-
-
-def _values(value) -> list:
-    """A DICOM value as a list: absent, one or several."""
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else list(value)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
+from l2s import body
+from l2s.body import HEIGHT_M, WEIGHT_KG
 from l2s.errors import InputError
-from l2s.io import body_size
 from l2s.io.headers import as_number, as_text, lenient, number, parse_date, parse_datetime, parse_time, private, raw, text, texts
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ NUCLIDES = {
 HALF_LIFE_TOLERANCE = 0.03  # scanners round half-lives by up to 1.5 %
 MIN_DOSE_BQ = 1e4  # no image can be made of less
 MAX_DOSE_BQ = 1e11
-WEIGHT_KG = (0.3, 500.0)
-HEIGHT_M = (0.2, 2.6)
 UPTAKE_MIN = (30.0, 150.0)
 MIDNIGHT_S = 6 * 3600.0  # an injection of the evening before: nobody waits longer with a tracer of two hours
 MANY_HALF_LIVES = 10.0  # a thousandth of the dose is left: the dates are wrong
@@ -596,14 +595,14 @@ def _from_other_suv(
         if value is None and (what != "sex" or kind != "BSA"):
             raise InputError(f"SUVType is {kind}, and the patient's {what} is absent or impossible; give it by {flag}")
     if kind == "BSA":
-        return weight * 1000.0 / body_size.surface_cm2(weight, height), "SUVbsa x weight / body surface"
+        return weight * 1000.0 / body.surface_cm2(weight, height), "SUVbsa x weight / body surface"
     if kind == "IBW":
-        return weight / body_size.ideal_kg(height, sex), "SUVibw x weight / ideal weight"
+        return weight / body.ideal_kg(height, sex), "SUVibw x weight / ideal weight"
     if kind == "LBMJANMA":
-        return weight / body_size.lean_janmahasatian_kg(weight, height, sex), "SUL (Janmahasatian) x weight / lean body mass"
+        return weight / body.lean_janmahasatian_kg(weight, height, sex), "SUL (Janmahasatian) x weight / lean body mass"
     if kind == "LBM" and sex == "M":
         warnings.append("SUVType LBM means James's formula with 120 for men; some scanners mean 128 by it")
-    lean = body_size.lean_james_kg(weight, height, sex, 120.0 if kind == "LBM" else 128.0)
+    lean = body.lean_james_kg(weight, height, sex, 120.0 if kind == "LBM" else 128.0)
     return weight / lean, f"SUL ({kind}) x weight / lean body mass"
 
 
@@ -622,8 +621,8 @@ def per_suvbw(facts: SuvFacts, kind: str) -> float:
             flag = {"weight": "--weight-kg", "height": "--height-m", "sex": "--sex"}[what]
             raise InputError(f"{kind} needs the patient's {what}, which the header lacks; give it by {flag}")
     if kind == "bsa":
-        return body_size.surface_cm2(facts.weight_kg, facts.height_m) / (facts.weight_kg * 1000.0)
+        return body.surface_cm2(facts.weight_kg, facts.height_m) / (facts.weight_kg * 1000.0)
     if kind not in ("sul", "sul-james"):
         raise InputError(f"{kind}: no such SUV; one of sul, sul-james, bsa")
-    lean = body_size.lean_janmahasatian_kg if kind == "sul" else body_size.lean_james_kg
+    lean = body.lean_janmahasatian_kg if kind == "sul" else body.lean_james_kg
     return lean(facts.weight_kg, facts.height_m, facts.sex) / facts.weight_kg

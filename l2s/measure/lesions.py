@@ -208,8 +208,7 @@ def measure(
     )
     reference.check_body(body)
     voxel_ml = study.grid.voxel_volume_ml
-    # a limit that is a whole number of voxels must not lose them to rounding
-    min_voxels = max(1, math.ceil(settings.min_volume_ml / voxel_ml - 1e-6))
+    min_voxels = voxels_of(settings.min_volume_ml, voxel_ml)
     everything = label(mask, settings.connectivity)
     table = largest_first(everything, min_voxels)
     lesions = tuple(rows_of(table, study, probability, cue)) if table.count else ()
@@ -217,6 +216,12 @@ def measure(
     return Measures(
         lesions, patient, study.name, mask_name, settings.connectivity, settings.min_volume_ml, min_voxels, study.grid
     )
+
+
+def voxels_of(min_volume_ml: float, voxel_ml: float) -> int:
+    """The minimum volume in voxels, 1 at least."""
+    # a limit that is a whole number of voxels must not lose them to rounding
+    return max(1, math.ceil(min_volume_ml / voxel_ml - 1e-6))
 
 
 def rows_of(table: Components, study: Study, probability: np.ndarray | None, cue: np.ndarray | None):

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from l2s import body as bodies
 from l2s.errors import InputError
 from l2s.study import Body, Grid
 
 LEAN_MASS = ("janmahasatian", "james")
-WEIGHT_KG = (2.0, 400.0)
-HEIGHT_CM = (40.0, 250.0)
+WEIGHT_KG = bodies.WEIGHT_KG
+HEIGHT_CM = tuple(100 * v for v in bodies.HEIGHT_M)
 
 PERCIST_SOURCE = "PERCIST 1.0: Wahl et al., J Nucl Med 2009;50(Suppl 1):122S"
 MEASURABLE_FACTOR, MEASURABLE_SD = 1.5, 2.0  # Wahl 2009: SULpeak at least 1.5 x liver mean + 2 SD
@@ -184,27 +185,18 @@ def check_body(body: Body) -> None:
 
 
 def lean_mass_kg(body: Body, formula: str = "janmahasatian") -> float | None:
-    """Lean body mass; None where weight, height or sex are unknown.
-
-    Janmahasatian et al., Clin Pharmacokinet 2005;44:1051: 9270 W / (6680 + 216 BMI) for men, 9270 W / (8780 + 244 BMI) for women.
-    James 1976 (as in DICOM's LBMJAMES128): 1.10 W - 128 (W / H)^2 for men, 1.07 W - 148 (W / H)^2 for women, H in cm.
+    """Lean body mass by Janmahasatian or James (body.py); None where weight, height or sex are unknown.
 
     Raises:
-        InputError: an unknown formula, or values at which James's turns negative.
+        InputError: an unknown formula, or a body that James's has no meaning for.
     """
     if formula not in LEAN_MASS:
         raise InputError(f"lean body mass by {formula!r}: one of {', '.join(LEAN_MASS)}")
     check_body(body)
     if None in (body.weight_kg, body.height_cm, body.sex):
         return None
-    weight, height, male = body.weight_kg, body.height_cm, body.sex == "M"
-    if formula == "janmahasatian":
-        bmi = weight / (height / 100) ** 2
-        return 9270 * weight / (6680 + 216 * bmi if male else 8780 + 244 * bmi)
-    mass = (1.10 if male else 1.07) * weight - (128 if male else 148) * (weight / height) ** 2
-    if mass <= 0:
-        raise InputError(f"lean body mass by James is {mass:.1f} kg at {weight:g} kg and {height:g} cm; use janmahasatian")
-    return mass
+    lean = bodies.lean_janmahasatian_kg if formula == "janmahasatian" else bodies.lean_james_kg
+    return lean(body.weight_kg, body.height_cm / 100, body.sex)
 
 
 def uptake(region: Region, pet_suv: np.ndarray, lesions: np.ndarray, voxel_ml: float, sul_factor: float | None) -> Reference:

@@ -171,3 +171,24 @@ def study(folder: Path, **changes) -> Path:
     save(folder / "a", pet_series(**changes))
     save(folder / "b", ct_series())
     return folder
+
+
+def hot_study(folder: Path, **changes) -> Path:
+    """A PET/CT that can be segmented: 8 mm, a body in air, a block of SUV 14 in it; turned, slices to the feet. Changes go to the PET.
+
+    By ADMIN, 80 kg and 400 MBq are 5000 Bq/ml for each SUV.
+    """
+    random = np.random.default_rng(0)
+    geometry = {
+        "spacing_mm": (8.0, 8.0, 8.0),
+        "origin_mm": (90.0, -80.0, 300.0),
+        "orientation": (-0.98480775, 0.17364818, 0, 0.17364818, 0.98480775, 0),
+    }
+    shape = (20, 22, 26)
+    suv, hu = random.uniform(0.2, 1.5, shape), np.full(shape, -1000.0)
+    suv[8:12, 10:14, 12:16] = 14
+    hu[:, 4:-4, 4:-4] = random.normal(40, 10, hu[:, 4:-4, 4:-4].shape)
+    pet = {"RescaleSlope": "2.5", "DecayCorrection": "ADMIN", "PatientID": "SECRET-ID", "StudyID": "SECRET-STUDY"} | changes
+    save(folder / "a", pet_series(volume=np.rint(suv * 2000).astype(np.int16), geometry=geometry, **pet))
+    save(folder / "b", ct_series(volume=np.rint(hu + 1024).astype(np.int16), geometry=geometry))
+    return folder

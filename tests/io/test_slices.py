@@ -110,38 +110,3 @@ def broken(what):
 def test_what_does_not_fit_is_refused(what, words):
     with pytest.raises(InputError, match=words):
         slices.match(broken(what), generated_pet.grid())
-
-
-def test_the_series_that_fits_is_found_among_others(tmp_path):
-    grid = generated_pet.grid()
-    wanted = generated_pet.series(grid)
-    uncorrected = generated_pet.series(grid, SeriesInstanceUID="1.2.3", Units="PROPCNTS")
-    elsewhere = generated_pet.series(generated_pet.grid((7, 9, 12)))
-    for k, headers in enumerate((uncorrected, wanted, elsewhere)):
-        generated_pet.write(tmp_path / str(k), headers)
-    generated_pet.write(tmp_path / "copy", wanted)
-    (tmp_path / "notes.txt").write_text("no DICOM")
-    broken_off = (tmp_path / "copy" / f"{wanted[0].SOPInstanceUID}.dcm").read_bytes()[:700]
-    (tmp_path / "broken.dcm").write_bytes(broken_off)
-    found = slices.read_pet_series(tmp_path)
-    assert sorted(len(headers) for headers in found.values()) == [7, 7, 7]
-    known = slices.read_headers(sorted((tmp_path / "1").iterdir()))
-    assert slices.match(known, grid).headers[0].SOPInstanceUID == wanted[0].SOPInstanceUID
-    assert slices.choose_series(found, grid).headers[0].SeriesInstanceUID == wanted[0].SeriesInstanceUID
-    assert slices.choose_series(found, grid, "1.2.3").headers[0].SeriesInstanceUID == "1.2.3"
-    with pytest.raises(InputError, match="no PET series 9.9"):
-        slices.choose_series(found, grid, "9.9")
-    del found[wanted[0].SeriesInstanceUID]
-    assert slices.choose_series(found, grid).headers[0].SeriesInstanceUID == "1.2.3"
-    with pytest.raises(InputError, match="2 PET series fit"):
-        slices.choose_series({"a": found["1.2.3"], "b": found["1.2.3"]}, grid)
-    with pytest.raises(InputError, match="none of 2 PET series fits"):
-        slices.choose_series(found, generated_pet.grid((8, 9, 11)))
-
-
-def test_a_folder_without_pet_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no such folder"):
-        slices.read_pet_series(tmp_path / "nothing")
-    (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(InputError, match="none of its 1 files is a PET slice"):
-        slices.read_pet_series(tmp_path)

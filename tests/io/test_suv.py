@@ -7,8 +7,8 @@ import pydicom
 import pytest
 from dicom_samples import pet_header
 
+from l2s import body
 from l2s.errors import InputError
-from l2s.io import body_size
 from l2s.io.suv import NUCLIDES, Overrides, mean_activity_s, per_suvbw, suv_facts
 
 HALF_LIFE_MIN = 6586.2 / 60
@@ -180,10 +180,10 @@ def test_suv_needs_neither_weight_nor_dose():
 
 def test_james_has_a_vertex():
     with pytest.raises(InputError, match="no meaning"):
-        body_size.lean_james_kg(160, 1.60, "F")
-    assert body_size.lean_james_kg(92, 1.60, "F") == pytest.approx(1.07 * 92 - 148 * (92 / 160) ** 2)
+        body.lean_james_kg(160, 1.60, "F")
+    assert body.lean_james_kg(92, 1.60, "F") == pytest.approx(1.07 * 92 - 148 * (92 / 160) ** 2)
     with pytest.raises(InputError, match="no meaning"):
-        body_size.ideal_kg(0.9, "M")
+        body.ideal_kg(0.9, "M")
 
 
 def test_other_suv_on_request():
@@ -484,7 +484,7 @@ def test_pysuv_agrees_on_vendors(vendor):
 def test_pysuv_agrees_on_body_sizes():
     normalization = pytest.importorskip("pysuv.core.normalization")
     for sex in "MF":
-        assert body_size.lean_james_kg(80, 1.75, sex) == pytest.approx(normalization.calculate_lbm(80, 175, sex))
-        assert body_size.ideal_kg(1.75, sex) == pytest.approx(normalization.calculate_ibw(175, sex))
-    assert body_size.surface_cm2(80, 1.75) == pytest.approx(normalization.calculate_bsa(80, 175) * 1e4)
-    assert math.isclose(body_size.surface_cm2(70, 1.70), 18097, rel_tol=1e-3)
+        assert body.lean_james_kg(80, 1.75, sex) == pytest.approx(normalization.calculate_lbm(80, 175, sex))
+        assert body.ideal_kg(1.75, sex) == pytest.approx(normalization.calculate_ibw(175, sex))
+    assert body.surface_cm2(80, 1.75) == pytest.approx(normalization.calculate_bsa(80, 175) * 1e4)
+    assert math.isclose(body.surface_cm2(70, 1.70), 18097, rel_tol=1e-3)

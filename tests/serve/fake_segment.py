@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 CLASSES = {
     "SEG": "1.2.840.10008.5.1.4.1.1.66.4",
-    "SR": "1.2.840.10008.5.1.4.1.1.88.34",
+    "SR": "1.2.840.10008.5.1.4.1.1.88.33",
     "RTSTRUCT": "1.2.840.10008.5.1.4.1.1.481.3",
 }
 

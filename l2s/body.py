@@ -1,8 +1,11 @@
-"""Lean body mass, ideal weight and surface of a patient, for the SUV that is not per body weight."""
+"""Lean body mass, ideal weight and surface of a patient, for the SUV that is not per body weight: of headers (io), of scores (measure)."""
 
 from __future__ import annotations
 
 from l2s.errors import InputError
+
+WEIGHT_KG = (0.3, 500.0)
+HEIGHT_M = (0.2, 2.6)
 
 
 def lean_janmahasatian_kg(weight_kg: float, height_m: float, sex: str) -> float:
