@@ -219,21 +219,30 @@ def read_baseline(folder: Path) -> Baseline:
         version = content["schema_version"]
         if version != SCHEMA_VERSION:
             raise InputError(f"{path} has schema version {version}, this l2s reads {SCHEMA_VERSION}: run l2s measure on it again")
-        patient = content["patient"]
-        score, liver = patient["percist"], patient["liver"]
-        return Baseline(
-            name=content["provenance"]["case"],
-            measurable=score["measurable"],
-            sul_peak=score["sul_peak"],
-            tlg_sul_ml=score["tlg_sul_ml"],
-            liver_sul_mean=liver["sul_mean"] if liver else None,
-            lean_mass_formula=score["lean_mass_formula"],
-            connectivity=content["provenance"]["connectivity"],
-            min_volume_ml=content["provenance"]["min_volume_ml"],
-            left_out=score["left_out"],
-            threshold_from=score["threshold_from"],
-        )
+        return baseline_of(content)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is no table of l2s ({type(error).__name__}: {error}); run l2s measure on it again") from None
+
+
+def baseline_of(content: dict) -> Baseline:
+    """What PERCIST needs of the content of a lesions.json (as_dict).
+
+    Raises:
+        KeyError, TypeError: it is none.
+    """
+    score, liver = content["patient"]["percist"], content["patient"]["liver"]
+    counted = content["provenance"]
+    return Baseline(
+        name=counted["case"],
+        measurable=score["measurable"],
+        sul_peak=score["sul_peak"],
+        tlg_sul_ml=score["tlg_sul_ml"],
+        liver_sul_mean=liver["sul_mean"] if liver else None,
+        lean_mass_formula=score["lean_mass_formula"],
+        connectivity=counted["connectivity"],
+        min_volume_ml=counted["min_volume_ml"],
+        left_out=score["left_out"],
+        threshold_from=score["threshold_from"],
+    )
