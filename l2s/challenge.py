@@ -25,6 +25,7 @@ log = logging.getLogger("l2s")
 
 RECORD = "l2s-record.json"
 PREVIEW = "l2s-preview.png"
+LEAST_WRITING_S = 1.0  # reading may be quicker than writing, from files that lie in memory
 REPORT = "l2s-report.html"
 MODEL_FLAG_FILE = "data-centric-model.json"  # autoPET III asks whether the model is its data-centric baseline: it is not
 
@@ -223,8 +224,8 @@ def load_model(args: argparse.Namespace, record: Record):
 
         from l2s import engine, int8, weights
 
-        if args.mirror:
-            engine.flips_of(args.mirror)
+        if args.mirror is not None and len(engine.flips_of(args.mirror)) == 1:
+            raise InputError("--mirror '': name axes, such as x or xyz, or leave it out")
         ram, vram = (engine.parse_bytes(size) if size else None for size in (args.max_ram, args.max_vram))
         plan = engine.choose(args.device, args.precision, engine.Budget(ram, vram, args.time_budget))
         model = weights.load(weights.find(args.weights), on_demand=ram is not None)
@@ -245,8 +246,7 @@ def make_settings(args: argparse.Namespace, record: Record, writing: float = 1.0
 
     deadline = None
     if args.time_budget is not None:
-        # writing a mask takes as long as reading two images, at most
-        deadline = record.started + args.time_budget - writing * record.content["seconds"]["read"]
+        deadline = record.started + args.time_budget - writing * max(record.content["seconds"]["read"], LEAST_WRITING_S)
     spacing = tuple(args.spacing_mm) if args.spacing_mm else None
     return pipeline.Settings(args.fusion, args.windows, spacing, tuple(args.mirror or ()), deadline)
 
@@ -287,16 +287,19 @@ def segment(args: argparse.Namespace, record: Record, plan, model, study, writin
     if result.plan["precision"] == "int8":
         record.content["weights"]["int8"] = int8.facts(model.folder)  # what it costs in Dice, where that was measured
     record.warn(result.warnings)
-    if result.plan["device"] != "cpu":
+    if plan.kind == "cuda":  # even if the run ended on the CPU
         import torch
 
-        record.content["peak_device_mib"] = round(torch.cuda.max_memory_allocated(result.plan["device"]) / 2**20)
+        record.content["peak_device_mib"] = round(torch.cuda.max_memory_reserved(plan.device) / 2**20)
     return result
 
 
 def over_budget(budget, record: Record) -> list[str]:
     """A line for each limit that the run did not keep."""
     lines = []
+    vram = record.content.get("peak_device_mib", 0) * 2**20
+    if budget.vram_bytes is not None and vram > budget.vram_bytes:
+        lines.append(f"peak memory of the GPU was {vram / 2**30:.2f} GiB, --max-vram was {budget.vram_bytes / 2**30:.2f} GiB")
     seconds, peak = time.perf_counter() - record.started, peak_rss_bytes()
     if budget.seconds is not None and seconds > budget.seconds:
         lines.append(f"the run took {seconds:.1f} s, --time-budget was {budget.seconds:g} s")

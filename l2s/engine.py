@@ -23,12 +23,12 @@ Result = TypeVar("Result")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 AXES = {"z": 0, "y": 1, "x": 2}
 # Peaks in fp32, channels last, measured with the segmenter of 16 to 128 channels (tests/segment/test_slabs.py)
-KEPT_BYTES_A_VOXEL = 105  # between the slabs: skips and features of a tile
-SLAB_BYTES_A_VOXEL = 440  # in a slab of the finest level
-PLAIN_BYTES_A_VOXEL = 440  # one pass in a single slab: 320 (batch norm folded) to 425 (layer norm); int8 225
+KEPT_BYTES_A_VOXEL = 125  # between the slabs: skips and features of a tile
+SLAB_BYTES_A_VOXEL = 620  # in a slab of the finest level
+PLAIN_BYTES_A_VOXEL = 490  # one pass in a single slab: 320 (batch norm folded) to 470 (layer norm); int8 225
 BYTES_A_PIXEL = 1600  # one pixel of the 2D network: 1300
 SHARE = {"cpu": 0.4, "cuda": 0.8}  # of the free memory: on the CPU the images, their copies and other people need the remainder
-SPARE_BYTES = 200 * 2**20  # of --max-ram: libraries' own buffers
+SPARE_BYTES = 200 * 2**20  # of a limit: libraries' own buffers
 LEAST_TILE_VOXELS, LEAST_SLAB_VOXELS, LEAST_BATCH_PIXELS = 200_000, 100_000, 50_000
 # Larger ones gain no speed: with these a 400 x 400 x 326 case stays below 4 GiB in all
 MOST_PLAIN_VOXELS, MOST_SLAB_VOXELS, MOST_BATCH_PIXELS = 4_000_000, 1_000_000, {"cpu": 150_000, "cuda": 8 * 320 * 384}
@@ -42,7 +42,7 @@ class Budget:
     Attributes:
         ram_bytes: peak resident memory of the process.
         vram_bytes: peak memory of the GPU.
-        seconds: wall time, from the start of the process.
+        seconds: wall time of the run, from the reading of its flags; Python's own start (a third of a second) comes on top.
     """
 
     ram_bytes: int | None = None
@@ -104,7 +104,7 @@ def choose(device: str = "auto", precision: str = "auto", budget: Budget = Budge
     if device == "auto":
         device = "cuda" if precision != "int8" and torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", device):
         raise InputError(f"device {device!r}: use auto, cpu, cuda or cuda:N")
     if kind == "cuda" and precision == "int8":
         raise InputError(f"precision int8 is for the CPU, not {device!r}: use --device cpu, or fp16 on the GPU")
@@ -128,27 +128,35 @@ def _cuda(device: str, index: int, precision: str) -> tuple[str, str, str]:
         raise InputError(
             f"device {device!r}: torch sees {count} CUDA devices here; use --device cpu, or start docker with --gpus all"
         )
-    name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    try:
+        name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+        torch.cuda.mem_get_info(index)
+    except RuntimeError as error:  # a driver too old, a device in exclusive use
+        raise InputError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}); use --device cpu") from None
     has_bf16 = capability[0] >= 8
     if precision == "bf16" and not has_bf16:
         raise InputError(f"precision bf16: {name} has no bf16 units; use fp16 or fp32")
+    if precision == "fp32":
+        torch.backends.cudnn.allow_tf32 = False  # else convolutions would round to 10 bits on Ampere and later
     if precision == "auto":
         # 16-bit units came with capability 7 (Volta, Turing: T4), bf16 with 8
         precision = "bf16" if has_bf16 else "fp16" if capability[0] >= 7 else "fp32"
     return f"cuda:{index}", name, precision
 
 
-def fit(plan: Plan, reserve_bytes: int = 0) -> Plan:
+def fit(plan: Plan, reserve_bytes: int = 0, device_bytes: int = 0) -> Plan:
     """The plan with sizes for the memory that is free now.
 
     Args:
         plan: device, precision and budget.
         reserve_bytes: main memory that the rest of the run still needs beside the networks.
+        device_bytes: the same of the GPU's memory.
     """
     if plan.kind == "cuda":
         free = torch.cuda.mem_get_info(plan.device)[0] * SHARE["cuda"]
         if plan.budget.vram_bytes is not None:
-            free = min(free, plan.budget.vram_bytes - torch.cuda.memory_reserved(plan.device))
+            free = min(free, plan.budget.vram_bytes - torch.cuda.memory_reserved(plan.device) - SPARE_BYTES)
+        free -= device_bytes
     else:
         free = free_memory_bytes() * SHARE["cpu"]
         if plan.budget.ram_bytes is not None:
@@ -165,27 +173,37 @@ def fit(plan: Plan, reserve_bytes: int = 0) -> Plan:
     )
 
 
-def tile_bytes(plan: Plan, tile_voxels: int) -> int:
+def tile_bytes(plan: Plan, tile_voxels: int, in_slabs: bool = True) -> int:
     """About the peak memory of one tile of the 3D network."""
     share = 1.0 if plan.precision == "fp32" else 0.5
+    if not in_slabs:
+        return int(share * PLAIN_BYTES_A_VOXEL * tile_voxels)
     return int(share * (KEPT_BYTES_A_VOXEL * tile_voxels + SLAB_BYTES_A_VOXEL * min(tile_voxels, plan.slab_voxels)))
 
 
-def with_less(plan: Plan, run: Callable[[Plan], Result]) -> tuple[Result, Plan, list[str]]:
-    """run(plan), and where the device's memory does not suffice again with half the sizes, in the end on the CPU.
+def with_less(
+    plan: Plan, run: Callable[[Plan], Result], reserve_bytes: int = 0, to_cpu: bool = True
+) -> tuple[Result, Plan, list[str]]:
+    """run(plan), and where a GPU's memory does not suffice again with half the sizes, in the end on the CPU.
+
+    Args:
+        plan: the first to try.
+        run: what needs the memory.
+        reserve_bytes: of fit, for a plan on the CPU.
+        to_cpu: whether the CPU is an answer: not to an addition that has to keep a time budget.
 
     Returns:
         The result, the plan that it came by, a warning for each attempt that failed.
 
     Raises:
-        torch.OutOfMemoryError: the CPU's memory does not suffice either.
+        torch.OutOfMemoryError: no plan served. A CPU without memory raises RuntimeError or MemoryError instead, and at once.
     """
     lines: list[str] = []
     for attempt in itertools.count(1):
         try:
             return run(plan), plan, lines
         except torch.OutOfMemoryError:
-            if plan.kind == "cpu":
+            if plan.kind == "cpu" or (attempt > HALVINGS and not to_cpu):
                 raise
         torch.cuda.empty_cache()
         if attempt <= HALVINGS:
@@ -194,7 +212,7 @@ def with_less(plan: Plan, run: Callable[[Plan], Result]) -> tuple[Result, Plan, 
             plan = replace(plan, **sizes)
         else:
             lines.append(f"{plan.device} ran out of memory {attempt} times: going on on the CPU in fp32")
-            plan = fit(replace(plan, device="cpu", device_name=cpu_name(), precision="fp32"))
+            plan = fit(replace(plan, device="cpu", device_name=cpu_name(), precision="fp32"), reserve_bytes)
         log.warning(lines[-1])
     raise AssertionError("unreachable")
 
@@ -202,7 +220,15 @@ def with_less(plan: Plan, run: Callable[[Plan], Result]) -> tuple[Result, Plan, 
 def to_device(array: np.ndarray, plan: Plan) -> torch.Tensor:
     """The array on the plan's device; to a GPU from pinned memory, without waiting for it."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor if plan.kind == "cpu" else tensor.pin_memory().to(plan.device, non_blocking=True)
+    if plan.kind == "cpu":
+        return tensor
+    try:
+        return tensor.pin_memory().to(plan.device, non_blocking=True)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # a container may lock little memory
+        log.debug("no pinned memory: %s", error)
+        return tensor.to(plan.device)
 
 
 def flips_of(axes: str | tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
@@ -213,6 +239,8 @@ def flips_of(axes: str | tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
     """
     if unknown := [axis for axis in axes if axis not in AXES]:
         raise InputError(f"mirror axis {unknown[0]!r}: one of {', '.join(sorted(AXES))}")
+    if len(set(axes)) < len(axes):
+        raise InputError(f"mirror axes {''.join(axes)!r}: each once")
     chosen = sorted({AXES[axis] for axis in axes}, reverse=True)
     return tuple(flip for n in range(len(chosen) + 1) for flip in itertools.combinations(chosen, n))
 
@@ -224,7 +252,7 @@ def parse_bytes(text: str) -> int:
         InputError: it is no such size.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not match or float(match[1]) == 0:
+    if not match or float(match[1]) == 0 or len(match[1]) > 12:
         raise InputError(f"size {text!r}: a number with a unit is expected, as 4G or 512M")
     return int(float(match[1]) * 1024 ** ("KMGT".index(match[2].upper()) + 1))
 
@@ -238,8 +266,16 @@ def free_memory_bytes() -> int:
     ):
         limit = Path(limit_file)
         if limit.exists() and (text := limit.read_text().strip()).isdigit():
-            free = min(free, int(text) - int(Path(used_file).read_text()))
+            free = min(free, int(text) - int(Path(used_file).read_text()) + _reclaimable(limit.parent))
     return max(free, 0)
+
+
+def _reclaimable(group: Path) -> int:
+    """Bytes of a control group that are file cache and given back when needed, such as the images just read."""
+    stat = group / "memory.stat"
+    lines = stat.read_text().splitlines() if stat.exists() else []
+    names = ("inactive_file ", "total_inactive_file ")
+    return next((int(line.split()[1]) for line in reversed(lines) if line.startswith(names)), 0)
 
 
 def cpu_name() -> str:

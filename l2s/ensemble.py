@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import torch
-
-from l2s.errors import InputError
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -120,7 +117,7 @@ def run_until(
     def do(one: Pass) -> None:
         started = clock()
         means[one.stage].add(run(one), len(one.flips))
-        cost.setdefault(one.stage, clock() - started)
+        cost[one.stage] = max(cost.get(one.stage, 0.0), clock() - started)
         done.append(one.facts(clock() - started))
 
     base = len(STAGES)
@@ -133,18 +130,21 @@ def run_until(
         lines = [f"the base answer alone took {clock() - deadline:.0f} s more than --time-budget allows; nothing was added to it"]
         return result, done, [str(one) for one in passes[base:]], lines
     lines: list[str] = []
+    base_sums = [means[stage].value() for stage in STAGES]
     for one in passes[base:]:
         if clock() + SLOWER * cost[one.stage] + finish > deadline:
             left_out.append(str(one))
             continue
+        result = None  # a total-body answer takes a gigabyte; the time to make it again is kept free
         try:
             do(one)
-        except (InputError, torch.OutOfMemoryError) as error:
-            # an addition that fails is no reason to lose the base answer
+        except Exception as error:
+            # an addition that fails, for want of memory or whatever reason, is no reason to lose the base answer
+            log.debug("%s failed", one, exc_info=True)
             lines.append(f"{one} failed and was left out: {error}")
             left_out.append(str(one))
-    if len(done) > base:
-        result = answer(means["localize"].value(), means["segment"].value())
+    if result is None:
+        result = answer(*([means[stage].value() for stage in STAGES] if len(done) > base else base_sums))
     if left_out:
         log.info("left out to keep the time budget: %s", "; ".join(left_out))
     return result, done, left_out, lines

@@ -16,6 +16,7 @@ import json
 import logging
 import sys
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -195,8 +196,10 @@ def load(model: weights.Model) -> weights.Model:
     for entry in found.files:
         weights.checked_path(folder, entry)
     log.info("int8 networks: Dice %s against fp32 on %d cases", found.accuracy.dice_difference, found.accuracy.cases)
-    first, second = (
-        tuple(Compiled(folder / f"{name}.xml", network.config) for name, network in zip(part, networks))
-        for part, networks in zip(names, (model.localizers, model.segmenters))
-    )
+    parts = ((names[0], model.manifest.localizer.network), (names[1], model.manifest.segmenter.network))
+    makers = [[partial(Compiled, folder / f"{name}.xml", config) for name in part] for part, config in parts]
+    if isinstance(model.localizers, weights.OnDemand):  # memory is short: one compiled network at a time
+        first, second = (weights.OnDemand(part) for part in makers)
+    else:
+        first, second = (tuple(make() for make in part) for part in makers)
     return replace(model, localizers=first, segmenters=second)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.special import expit
@@ -24,8 +25,9 @@ from l2s.working import Working, from_working, to_working
 log = logging.getLogger(__name__)
 
 OUTSIDE_LOGIT = -30.0  # outside the body box: a probability of 1e-13, below every threshold
-PROBE_ROWS = 16  # of the body box: enough for the network's stride, a few percent of a body
 MAPS_TO_COME = 6  # float32 arrays of the body box that are made beside the networks: scaled channels, logits, sums
+DEVICE_MAPS = 6  # of them on a GPU: the volume, its padded copy, the answer
+ANSWER_BYTES = 9  # a voxel of the PET: mask, probability, cue, which a time budget holds while it adds to them
 
 Progress = Callable[[str, int, int], None]
 Steps = Callable[[int, int], None]
@@ -116,24 +118,38 @@ def segment(
 
     with stage("prepare"):
         working = to_working(study, spacing)
-    plan = engine.fit(plan, reserve_bytes=4 * MAPS_TO_COME * working.pet_suv.size)
+    reserve = 4 * MAPS_TO_COME * working.pet_suv.size
+    if settings.deadline is not None:
+        reserve += ANSWER_BYTES * study.pet_suv.size
+    fit = partial(engine.fit, reserve_bytes=reserve, device_bytes=4 * DEVICE_MAPS * working.pet_suv.size)
+    plan = fit(plan)
     if settings.deadline is not None and faster is not None:
         with stage("probe"):
             # bringing the answer back takes about as long as preparing took
             expected = base_seconds(working, model, plan, config) + seconds["prepare"]
             left = settings.deadline - time.perf_counter()
         if expected > left:
-            warnings.append(f"the base answer would take about {expected:.0f} s of {left:.0f} s in fp32: int8 networks are used")
-            with stage("load int8"):
-                model, plan = faster(), replace(plan, precision="int8")
-    facts, lines = describe_plan(working, model, plan, config)
-    warnings += lines
+            try:
+                with stage("load int8"):
+                    model, plan = faster(), fit(replace(plan, precision="int8"))
+                warnings.append(
+                    f"the base answer would take about {expected:.0f} s of {left:.0f} s in fp32: int8 networks are used"
+                )
+            except InputError as error:
+                warnings.append(f"the base answer will take about {expected:.0f} s of {left:.0f} s: no int8 networks, {error}")
+    warnings += describe_plan(working, model, plan, config)[1]
+    folds = len(model.localizers), len(model.segmenters)
+    growing = ensemble.growing_passes(*folds, flips)
+    devices: list[dict] = []
 
     def run(one: ensemble.Pass) -> np.ndarray:
         nonlocal plan
+        to_cpu = settings.deadline is None or one in growing[: len(ensemble.STAGES)]
         with stage(one.stage) as report:
-            answer, plan, problems = engine.with_less(plan, lambda p: run_pass(one, working, model, p, config, report))
+            attempt = partial(run_pass, one, working, model, config=config, report=report)
+            answer, plan, problems = engine.with_less(plan, lambda p: attempt(plan=p), reserve, to_cpu)
         warnings.extend(problems)
+        devices.append({"device": plan.device, "precision": plan.precision})
         return answer
 
     def answer(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -144,14 +160,11 @@ def segment(
         with stage("fuse"):
             return fuse.apply(policy, probability, cue), probability, cue
 
-    folds = len(model.localizers), len(model.segmenters)
     if settings.deadline is None:
         sums, done = ensemble.run_all(ensemble.all_passes(*folds, flips), run)
         (mask, probability, cue), left_out = answer(*sums), []
     else:
-        (mask, probability, cue), done, left_out, lines = ensemble.run_until(
-            settings.deadline, ensemble.growing_passes(*folds, flips), run, answer
-        )
+        (mask, probability, cue), done, left_out, lines = ensemble.run_until(settings.deadline, growing, run, answer)
         warnings += lines
     for name in seconds:
         log.info("%s: %.2f s", name, seconds[name])
@@ -165,36 +178,17 @@ def segment(
         "fusion": policy,
         "windows": config.windows,
         "folds": max(folds),
-        "passes": done,
+        "passes": [one | where for one, where in zip(done, devices, strict=True)],
     }
-    return Segmentation(mask, probability, cue, seconds, warnings, asdict(plan) | facts, details, left_out)
+    used = asdict(plan) | describe_plan(working, model, plan, config)[0]
+    return Segmentation(mask, probability, cue, seconds, warnings, used, details, left_out)
 
 
 def base_seconds(working: Working, model: Model, plan: Plan, config: windows.WindowsConfig) -> float:
-    """About what one fold without mirrors takes on this study, from the middle of its body run twice (the first call is slower)."""
-    stacked = planes.stack_planes(working.pet_suv, model.manifest.localizer.planes)
-    count, depth = planes.batch_planes(plan, *stacked.shape[1:]), working.pet_suv.shape[0]
-    axis = planes.PLANE_AXIS[model.manifest.localizer.planes.plane]
-    some = middle(len(stacked), count)
-    rows = middle(depth, PROBE_ROWS)
-    seconds = 0.0
-    for part, one, share in (
-        ((*[slice(None)] * axis, some), ensemble.Pass("localize", 0), len(stacked) / (some.stop - some.start)),
-        ((rows,), ensemble.Pass("segment", 0), depth / (rows.stop - rows.start)),
-    ):
-        piece = replace(working, pet_suv=working.pet_suv[part], ct_hu=working.ct_hu[part])
-        for _ in range(2):
-            started = time.perf_counter()
-            run_pass(one, piece, model, plan, config)
-            taken = time.perf_counter() - started
-        seconds += taken * share
-    return seconds
-
-
-def middle(length: int, count: int) -> slice:
-    """The middle `count` of an axis, or all of it."""
-    start = max(0, (length - count) // 2)
-    return slice(start, min(length, start + count))
+    """About what one fold without mirrors takes on this study, from a piece of each stage."""
+    localizer, segmenter, shape = model.localizers[0], model.segmenters[0], working.pet_suv.shape
+    first = planes.expected_seconds(shape, localizer, model.manifest.localizer.planes, plan)
+    return first + windows.expected_seconds(shape, config, segmenter, plan)
 
 
 def describe_plan(working: Working, model: Model, plan: Plan, config: windows.WindowsConfig) -> tuple[dict, list[str]]:
@@ -202,31 +196,35 @@ def describe_plan(working: Working, model: Model, plan: Plan, config: windows.Wi
     stacked = planes.stack_planes(working.pet_suv, model.manifest.localizer.planes)
     count, height, width = stacked.shape
     facts: dict = {"planes": count, "batch_planes": min(count, planes.batch_planes(plan, height, width))}
-    if config.windows == "gaussian":
-        return facts | {"window_zyx": list(config.patch_zyx)}, []
+    lines = []
+    if height * width > plan.batch_pixels:
+        lines.append(
+            f"memory for planes of {plan.batch_pixels} pixels, but these have {height * width}; give more memory if you can"
+        )
     network = model.segmenters[0]
-    padded, tiles = windows.cut(working.pet_suv.shape, network, plan)
-    tile_facts, lines = windows.describe_tiles(tiles, padded, network, plan)
-    facts |= tile_facts
-    log.info(
-        "body box %s: %d planes by %d, %d tiles of up to %s",
-        *(" x ".join(map(str, working.pet_suv.shape)), count, facts["batch_planes"], facts["tiles"]),
-        " x ".join(map(str, facts["tile_zyx"])),
-    )
-    return facts, lines
+    if config.windows == "gaussian":
+        more, problems = windows.describe_windows(working.pet_suv.shape, config, network, plan)
+    else:
+        padded, tiles = windows.cut(working.pet_suv.shape, network, plan)
+        more, problems = windows.describe_tiles(tiles, padded, network, plan)
+    facts |= more
+    log.info("body box %s: %s", " x ".join(map(str, working.pet_suv.shape)), ", ".join(f"{k} {v}" for k, v in facts.items()))
+    return facts, lines + problems
 
 
 def run_pass(
     one: ensemble.Pass, working: Working, model: Model, plan: Plan, config: windows.WindowsConfig, report: Steps | None = None
 ) -> np.ndarray:
     """One network's logits, float32 (z, y, x) on the working grid: the mean of the pass's mirrored copies."""
-    if one.stage == "localize":
-        network = model.localizers[one.fold].to(plan.device)
-        logits = planes.cue_logits(working.pet_suv, network, model.manifest.localizer.planes, plan, report, one.flips)
-    else:
-        network = model.segmenters[one.fold].to(plan.device)
-        logits = windows.logits(working.pet_suv, working.ct_hu, network, config, plan, report, one.flips)
-    release(network, plan)
+    network = (model.localizers if one.stage == "localize" else model.segmenters)[one.fold]
+    try:
+        network.to(plan.device)
+        if one.stage == "localize":
+            logits = planes.cue_logits(working.pet_suv, network, model.manifest.localizer.planes, plan, report, one.flips)
+        else:
+            logits = windows.logits(working.pet_suv, working.ct_hu, network, config, plan, report, one.flips)
+    finally:
+        release(network, plan)
     return finite(logits, one.stage)
 
 
@@ -245,8 +243,7 @@ def windows_config(model: Model, kind: str | None = None) -> windows.WindowsConf
     config = model.manifest.segmenter.windows
     if kind:
         config = replace(config, windows=kind)
-    for network in model.segmenters:
-        windows.check(config, network)
+    windows.check(config, model.manifest.segmenter.network)
     return config
 
 
@@ -268,7 +265,8 @@ def on_pet_grid(logits: np.ndarray, working: Working, grid: Grid) -> np.ndarray:
 
     Logits, not probabilities, are brought back: a 16-bit probability is 1.0 from logit 8.5 on.
     """
-    return expit(from_working(logits, working, grid, OUTSIDE_LOGIT))
+    on_grid = from_working(logits, working, grid, OUTSIDE_LOGIT)
+    return expit(on_grid, out=on_grid)
 
 
 def finite(logits: np.ndarray, stage: str) -> np.ndarray:

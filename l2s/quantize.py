@@ -114,7 +114,7 @@ def cpu_plan() -> engine.Plan:
 
 
 def write_networks(model: weights.Model, cases: list[CaseFiles], folder: Path, samples: int, report: Report) -> tuple[int, int]:
-    """Writes every network's xml and bin; returns how many planes and tiles the first fold was shown."""
+    """Writes every network's xml and bin; returns how many planes and tiles the first fold of each stage was shown."""
     folder.mkdir()
     counts = []
     for names, networks, stage in zip(int8.file_names(model.manifest), (model.localizers, model.segmenters), (1, 2)):
@@ -125,7 +125,7 @@ def write_networks(model: weights.Model, cases: list[CaseFiles], folder: Path, s
             report(f"{name}: {len(inputs)} inputs of {len(cases)} cases")
             counts.append(len(inputs))
             int8.openvino().save_model(to_int8(converted, inputs), folder / f"{name}.xml", compress_to_fp16=False)
-    return counts[0], counts[-1]
+    return counts[0], counts[len(model.localizers)]
 
 
 def calibration_inputs(

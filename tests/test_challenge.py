@@ -133,6 +133,8 @@ def test_a_budget_that_cannot_be_kept_is_said(case, run):
         (("--time-budget", "0"), "--time-budget 0"),
         (("--time-budget", "nan"), "--time-budget nan"),
         (("--mirror", "w"), "mirror axis 'w'"),
+        (("--mirror", "xx"), "each once"),
+        (("--mirror", ""), "name axes"),
     ],
 )
 def test_budgets_that_mean_nothing_end_the_run_before_it(case, run, tmp_path, flags, line):

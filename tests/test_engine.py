@@ -27,6 +27,7 @@ def test_a_cpu_plan_can_be_recorded():
         ("tpu", "fp32", "tpu"),
         ("cpu:1", "fp32", "cpu:1"),
         ("cuda:x", "fp32", "cuda:x"),
+        ("cuda:\u00b2", "fp32", "use auto"),
         ("cpu", "fp16", "fp16"),
         ("cpu", "int7", "int7"),
         ("cuda:0", "int8", "int8 is for the CPU"),
@@ -97,7 +98,7 @@ def test_sizes_are_read_as_docker_reads_them(text, size):
     assert engine.parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["4", "", "G", "-4G", "4X", "0G", "4G5", "4e9", "1.G"])
+@pytest.mark.parametrize("text", ["4", "", "G", "-4G", "4X", "0G", "4G5", "4e9", "1.G", "9" * 400 + "T"])
 def test_other_sizes_are_refused(text):
     with pytest.raises(InputError, match="4G or 512M"):
         engine.parse_bytes(text)
@@ -130,7 +131,7 @@ def test_the_gpu_s_capability_chooses_the_precision(monkeypatch, capability, pre
 def test_a_gpu_s_limit_counts_what_it_holds_already(monkeypatch):
     a_gpu(monkeypatch, "GPU", (7, 5), reserved=GIB)
     plan = engine.choose("cuda", "fp32", engine.Budget(vram_bytes=6 * GIB))
-    assert engine.tile_bytes(plan, plan.tile_voxels) == pytest.approx(5 * GIB, rel=1e-3)
+    assert engine.tile_bytes(plan, plan.tile_voxels) == pytest.approx(5 * GIB - engine.SPARE_BYTES, rel=1e-3)
     half = engine.choose("cuda", "fp16", engine.Budget(vram_bytes=6 * GIB))
     assert half.tile_voxels > 1.9 * plan.tile_voxels
 
@@ -155,6 +156,57 @@ def test_out_of_device_memory_halves_and_ends_on_the_cpu(monkeypatch, caplog):
     assert seen[-1][:2] == ("cpu", "fp32")
     assert len(lines) == engine.HALVINGS + 1
     assert "going on on the CPU" in lines[-1]
+
+
+def test_an_addition_does_not_move_to_the_cpu(monkeypatch):
+    a_gpu(monkeypatch, "GPU", (8, 0))
+    seen = []
+
+    def run(with_plan):
+        seen.append(with_plan.device)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.with_less(engine.choose("auto"), run, to_cpu=False)
+    assert seen == ["cuda:0"] * (engine.HALVINGS + 1)
+
+
+def test_the_cpu_keeps_its_own_limit(monkeypatch, memory):
+    a_gpu(monkeypatch, "GPU", (8, 0))
+    memory(64, used=1)
+
+    def run(with_plan):
+        if with_plan.kind == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    _, used, _ = engine.with_less(engine.choose("auto", budget=engine.Budget(ram_bytes=4 * GIB)), run, GIB)
+    assert engine.tile_bytes(used, used.tile_voxels) == pytest.approx(2 * GIB - engine.SPARE_BYTES, rel=1e-3)
+
+
+def test_a_gpu_that_cannot_be_used_is_one_line(monkeypatch):
+    a_gpu(monkeypatch, "GPU", (8, 0))
+
+    def broken(index):
+        raise RuntimeError("CUDA error: all devices are busy\nmore lines")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    with pytest.raises(InputError, match=r"cannot be used \(CUDA error: all devices are busy\); use --device cpu"):
+        engine.choose("cuda")
+
+
+def test_what_lies_on_the_gpu_beside_the_networks_is_kept_free(monkeypatch):
+    a_gpu(monkeypatch, "GPU", (8, 0), free=10 * GIB)
+    plan = engine.choose("auto")
+    less = engine.fit(plan, device_bytes=2 * GIB)
+    assert engine.tile_bytes(plan, plan.tile_voxels) - engine.tile_bytes(less, less.tile_voxels) == pytest.approx(
+        2 * GIB, rel=1e-3
+    )
+
+
+def test_file_cache_of_a_container_counts_as_free(tmp_path):
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 700\nactive_file 9\n")
+    assert engine._reclaimable(tmp_path) == 700
+    assert engine._reclaimable(tmp_path / "none") == 0
 
 
 def test_one_halving_that_suffices_is_kept(monkeypatch):

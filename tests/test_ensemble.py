@@ -7,6 +7,7 @@ from l2s import engine, ensemble
 from l2s.ensemble import Pass
 from l2s.errors import InputError
 
+NAN = InputError("it answered with NaN")
 FLIPS = engine.flips_of("xy")
 
 
@@ -52,7 +53,8 @@ def test_the_mean_counts_each_copy_once():
 class Day:
     """A clock, and passes that take their time on it: stage 1 ten seconds, stage 2 four, an answer two."""
 
-    def __init__(self, slower_from=None, fails=()):
+    def __init__(self, slower_from=None, fails=(), error=NAN):
+        self.error = error
         self.now, self.ran, self.answers = 100.0, [], 0
         self.slower_from, self.fails = slower_from, fails
 
@@ -60,7 +62,9 @@ class Day:
         seconds = {"localize": 10.0, "segment": 4.0}[one.stage]
         if len(self.ran) in self.fails:
             self.ran.append(one)
-            raise InputError("it answered with NaN")
+            raise self.error
+        if self.slower_from is not None and len(self.ran) >= self.slower_from:
+            seconds *= 2
         self.ran.append(one)
         self.now += seconds
         return np.ones((1, 1, 1), np.float32)
@@ -105,11 +109,26 @@ def test_the_base_is_never_cut_and_its_excess_is_said():
     assert "11 s more than --time-budget" in lines[0]
 
 
-def test_a_failing_addition_does_not_lose_the_base():
-    result, done, left_out, lines = Day(fails=(2, 3)).go(1000, PASSES)
+def test_passes_that_become_slower_are_reckoned_with():
+    """From the third pass on all take twice as long: the third may be late by its own excess, none after it."""
+    day = Day(slower_from=2)
+    _, done, _, _ = day.go(60, PASSES)
+    # 16 s for the base; 20 + 8 s for fold 1; 44 + 23 + 2.3 s would be late for a further stage 1, 44 + 9.2 + 2.3 is not for stage 2
+    assert [str(one) for one in day.ran[2:]] == ["localize fold 1 (none)", "segment fold 1 (none)", "segment fold 2 (none)"]
+    assert day.now <= 160
+    assert len(done) == 5
+
+
+@pytest.mark.parametrize(
+    "error", [InputError("it answered with NaN"), MemoryError("no room"), RuntimeError("DefaultCPUAllocator: not enough memory")]
+)
+def test_a_failing_addition_does_not_lose_the_base(error):
+    result, done, left_out, lines = Day(fails=(2, 3), error=error).go(1000, PASSES)
     assert result == 2.0
     assert len(done) == 10
     assert left_out == [str(PASSES[2]), str(PASSES[3])]
-    assert "NaN" in lines[0]
+    assert str(error) in lines[0]
+    alone, done, _, _ = Day(fails=range(2, 12), error=error).go(1000, PASSES)  # all additions fail: the base is given again
+    assert (alone, len(done)) == (2.0, 2)
     with pytest.raises(InputError):  # but a base that fails is an error
         Day(fails=(0,)).go(1000, PASSES)

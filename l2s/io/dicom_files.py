@@ -60,14 +60,6 @@ def find_dicom(path: Path) -> Found:
     raise InputError(f"{path} is neither a folder, a zip nor a DICOM file; name the folder that holds the study")
 
 
-def looks_like_dicom(path: Path) -> bool:
-    """Whether path is a zip, a DICOM file, or a folder with at least one DICOM file in it."""
-    path = Path(path)
-    if path.is_file():
-        return path.name.upper() == "DICOMDIR" or zipfile.is_zipfile(path) or is_dicom(path)
-    return path.is_dir() and any(is_dicom(file) for file in _walk(path))
-
-
 def is_dicom(path: Path) -> bool:
     """By the mark after the preamble, or, for files without one, by an element of group 2 or 8 at the start."""
     try:

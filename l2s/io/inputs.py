@@ -109,11 +109,10 @@ def read_dicom_input(
         InputError: there is no DICOM, or it cannot be used; for a folder without DICOM the line names the layouts of images too.
     """
     from l2s.io import dicom
-    from l2s.io.dicom_files import looks_like_dicom
     from l2s.io.suv import AS_IN_THE_HEADER
 
-    if path.is_dir() and not looks_like_dicom(path):
-        raise InputError(f"{path} holds no PET and no CT; expected {EXPECTED}; it holds {_listing(path)}")
+    if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
+        raise InputError(f"{path} is empty; expected {EXPECTED}")
     found = dicom.read_dicom(path, pet_series, ct_series, overrides or AS_IN_THE_HEADER, Path(ct) if ct else None)
     # the CT as scanned can be larger than all else: it goes with `found`
     source = DicomSource(found.pet_headers, dicom.record(found))

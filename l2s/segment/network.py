@@ -40,7 +40,8 @@ class ChannelLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         # (n c z y x) -> (n z y x c) is free in channels-last memory
-        return super().forward(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        # under autocast a GPU normalizes in fp32: kept so, features would take twice the memory
+        return super().forward(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3).to(x.dtype)
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:

@@ -74,7 +74,7 @@ def _encode(x: Tensor, stages: tuple[nn.Module, ...], reach: int, slab_voxels: i
         low, high = max(0, a - reach), min(rows, b + reach)
         part = x[:, :, low:high]
         for stage in stages:
-            part = _stem(stage, part) if isinstance(stage, nn.Conv3d) else stage(part)
+            part = _run(stage, part)
         part = part[:, :, a - low : b - low]
         feature = _place(feature, part, a, rows)
         if pool:
@@ -99,24 +99,30 @@ def _decode(deep: Tensor, skip: Tensor, block: nn.Module, head: nn.Module | None
     return out
 
 
-def _stem(convolution: nn.Conv3d, x: Tensor) -> Tensor:
-    """convolution(x), by oneDNN: torch keeps inputs with so few channels and rows from it, which takes ten times as long."""
+def _run(stage: nn.Module, x: Tensor) -> Tensor:
+    """stage(x), its convolutions by _convolve."""
+    if isinstance(stage, nn.Sequential):
+        for layer in stage:
+            x = _run(layer, x)
+        return x
+    return _convolve(x, stage.weight, stage.bias) if isinstance(stage, nn.Conv3d) else stage(x)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3 x 3 x 3 convolution with padding 1, by oneDNN: torch keeps blocks of few rows from it, which takes ten times as long."""
     is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if not (is_plain and torch.backends.mkldnn.is_available()):
-        return convolution(x)
-    how = (convolution.padding, convolution.stride, convolution.dilation, convolution.groups)
-    return torch.mkldnn_convolution(x, convolution.weight, convolution.bias, *how)
+        return F.conv3d(x, weight, bias, padding=1)
+    return torch.mkldnn_convolution(x, weight, bias, padding=(1, 1, 1), stride=(1, 1, 1), dilation=(1, 1, 1), groups=1)
 
 
 def _joined(block: nn.Sequential, deep: Tensor, skip: Tensor) -> Tensor:
     """block(torch.cat([deep, skip], dim=1)) of a block that begins with a convolution of 3 x 3 x 3."""
     (convolution, *after), *others = block
     at = deep.shape[1]
-    x = F.conv3d(deep, convolution.weight[:, :at], convolution.bias, padding=1)
-    x = x.add_(F.conv3d(skip, convolution.weight[:, at:], padding=1))
-    for layer in (*after, *others):
-        x = layer(x)
-    return x
+    x = _convolve(deep, convolution.weight[:, :at], convolution.bias)
+    x = x.add_(_convolve(skip, convolution.weight[:, at:], None))
+    return _run(nn.Sequential(*after, *others), x)
 
 
 def _logits(head: nn.Module, feature: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,9 +22,10 @@ from torch.nn import functional as F
 from l2s.engine import Plan, tile_bytes, to_device
 from l2s.errors import InputError
 from l2s.segment import slabs
-from l2s.segment.network import Segmenter, halo
+from l2s.segment.network import Segmenter, SegmenterConfig, halo
 
 WINDOWS = ("tiles", "gaussian")
+PROBE_ROWS = 48  # of a tile, for expected_seconds
 MUCH_WORK = 4.0  # times the volume: beyond it the halos cost more than the memory they save
 
 
@@ -47,12 +49,12 @@ class WindowsConfig:
     overlap: float = 0.5
 
 
-def check(config: WindowsConfig, network: nn.Module) -> None:
+def check(config: WindowsConfig, network: SegmenterConfig) -> None:
     """Raises InputError where the windows are unknown or do not fit the network: before anything runs, not after stage 1."""
     if config.windows not in WINDOWS:
         raise InputError(f"windows {config.windows!r}: one of {', '.join(WINDOWS)}")
-    if config.windows == "tiles" and not network.config.is_local:
-        raise InputError(f"windows 'tiles' need a local norm; this network has {network.config.norm!r}: use gaussian")
+    if config.windows == "tiles" and not network.is_local:
+        raise InputError(f"windows 'tiles' need a local norm; this network has {network.norm!r}: use gaussian")
 
 
 def scale(pet_suv: np.ndarray, ct_hu: np.ndarray, config: WindowsConfig) -> np.ndarray:
@@ -141,11 +143,47 @@ def describe_tiles(tiles: list[Tile], padded_zyx, network: nn.Module, plan: Plan
     }
     warnings = []
     if math.prod(largest) > limit_voxels(network, plan) or work > MUCH_WORK:
+        needed = tile_bytes(plan, math.prod(largest), in_slabs(network)) / 1e9
         warnings.append(
             f"memory for tiles of {limit_voxels(network, plan)} voxels, but the smallest that serve have {math.prod(largest)}: "
-            f"about {tile_bytes(plan, math.prod(largest)) / 1e9:.1f} GB and {work:.1f} times the work; give more memory if you can"
+            f"about {needed:.1f} GB and {work:.1f} times the work; give more memory if you can"
         )
     return facts, warnings
+
+
+def describe_windows(shape_zyx, config: WindowsConfig, network: nn.Module, plan: Plan) -> tuple[dict, list[str]]:
+    """The same of Gaussian windows: a window is as large as in training, whatever the memory."""
+    voxels = math.prod(config.patch_zyx)
+    facts = {"window_zyx": list(config.patch_zyx), "windows": math.prod(map(len, all_starts(shape_zyx, config)))}
+    limit, needed = limit_voxels(network, plan), tile_bytes(plan, voxels, in_slabs(network)) / 1e9
+    if voxels <= limit:
+        return facts, []
+    return facts, [
+        f"memory for windows of {limit} voxels, but the training's have {voxels}: about {needed:.1f} GB; --windows tiles needs less"
+    ]
+
+
+def pieces(shape_zyx, config: WindowsConfig, network: nn.Module, plan: Plan) -> tuple[tuple[int, ...], float]:
+    """(a block that takes as long a voxel as the whole, how many times its work the whole is)."""
+    if config.windows == "gaussian":
+        return config.patch_zyx, math.prod(map(len, all_starts(shape_zyx, config)))
+    _, tiles = cut(shape_zyx, network, plan)
+    shapes = [tuple(b - a for a, b in tile.read) for tile in tiles]
+    rows, *others = max(shapes, key=math.prod)
+    block = (min(rows, PROBE_ROWS), *others)
+    return block, sum(map(math.prod, shapes)) / math.prod(block)
+
+
+def expected_seconds(shape_zyx, config: WindowsConfig, network: nn.Module, plan: Plan) -> float:
+    """About what logits() will take for a body box: one piece, timed at its second run, times the pieces."""
+    block, count = pieces(shape_zyx, config, network, plan)
+    with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
+        volume = torch.full((2, *block), -1.0, device=plan.device)
+        for _ in range(2):
+            started = time.perf_counter()
+            forward(network, volume, plan).sum().item()  # waits for a GPU
+            taken = time.perf_counter() - started
+    return taken * count
 
 
 def forward(
@@ -204,6 +242,11 @@ def window_starts(length: int, window: int, overlap: float) -> list[int]:
     return [int(round(k * (length - window) / gaps)) for k in range(gaps + 1)]
 
 
+def all_starts(shape_zyx, config: WindowsConfig) -> list[list[int]]:
+    """window_starts of each axis of a volume, padded where it is smaller than a window."""
+    return [window_starts(max(n, w), w, config.overlap) for n, w in zip(shape_zyx, config.patch_zyx)]
+
+
 def gaussian_importance(window_zyx) -> np.ndarray:
     """float32 weights of a window: a Gaussian about its centre with a sigma of an eighth of each edge, never zero."""
     maps = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in window_zyx]
@@ -221,9 +264,9 @@ def gaussian_logits(
 ) -> torch.Tensor:
     """Logits (z, y, x) of a (2, z, y, x) volume: the Gaussian-weighted mean of the logits of overlapping training-sized windows."""
     inside = tuple(slice(0, n) for n in volume.shape[1:])
+    starts = list(itertools.product(*all_starts(volume.shape[1:], config)))
     volume = pad_air(volume, config.patch_zyx)
     shape = volume.shape[1:]
-    starts = list(itertools.product(*[window_starts(n, w, config.overlap) for n, w in zip(shape, config.patch_zyx)]))
     importance = torch.from_numpy(gaussian_importance(config.patch_zyx)).to(volume.device)
     total = torch.zeros(shape, dtype=torch.float32, device=volume.device)
     weight = torch.zeros_like(total)
@@ -262,7 +305,7 @@ def logits(
     Raises:
         InputError: tiles are asked of a network whose norm is not local.
     """
-    check(config, network)
+    check(config, network.config)
     with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
         volume = to_device(scale(pet_suv, ct_hu, config), plan)
         if config.windows == "gaussian":

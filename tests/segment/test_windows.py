@@ -260,3 +260,27 @@ def test_a_cut_says_what_it_costs(plan):
     assert facts["halo"] == 56
     assert facts["work"] == sum(math.prod(b - a for a, b in t.read) for t in tiles) / math.prod(padded) // 0.01 / 100
     assert "memory for tiles of 300000 voxels" in lines[0]
+
+
+class Counting(torch.nn.Module):
+    """Counts the voxels that it is shown."""
+
+    config = SegmenterConfig(channels=(4, 4, 8, 8), norm="batch")
+    voxels = 0
+
+    def forward(self, x):
+        self.voxels += x[:, 0].numel()
+        return x[:, :1]
+
+
+@pytest.mark.parametrize("kind", ["tiles", "gaussian"])
+@pytest.mark.parametrize("most", [10**9, 40_000])
+def test_pieces_add_up_to_the_work(kind, most):
+    """What a time budget reckons with: piece times count is what logits() computes, halos and overlaps included."""
+    shape, network = (70, 41, 50), Counting()
+    config = WindowsConfig(windows=kind, patch_zyx=(32, 32, 32))
+    plan = dataclasses.replace(engine.choose("cpu"), plain_voxels=most)
+    windows.logits(np.zeros(shape, np.float32), np.zeros(shape, np.float32), network, config, plan)
+    block, count = windows.pieces(shape, config, network, plan)
+    assert math.prod(block) * count == pytest.approx(network.voxels)
+    assert windows.expected_seconds(shape, config, network, plan) > 0
