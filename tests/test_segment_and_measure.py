@@ -311,6 +311,12 @@ def test_what_measure_refuses(segmented, tmp_path, capsys):
     assert (segmented / "lesions.json").read_text() == before
 
 
+def test_a_folder_that_takes_no_table_is_said_before_the_work(segmented, capsys, monkeypatch):
+    monkeypatch.setattr("l2s.outdir.os.access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr("l2s.measure.lesions.measure", None)
+    assert "cannot be written" in failed(capsys, "measure", segmented)
+
+
 def test_a_broken_result_is_one_line(segmented, capsys):
     (segmented / "mask.mha").write_text("")
     assert "holds mask.nii.gz and mask.mha" in failed(capsys, "measure", segmented)
