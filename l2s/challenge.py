@@ -14,6 +14,7 @@ import time
 import traceback
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -89,7 +90,13 @@ class Record:
 
     def __init__(self):
         self.started = time.perf_counter()
-        self.content: dict = {"tool": f"l2s {__version__}", "use": "research use only", "seconds": {}, "warnings": []}
+        self.content: dict = {
+            "tool": f"l2s {__version__}",
+            "use": "research use only",
+            "made": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "seconds": {},
+            "warnings": [],
+        }
 
     @contextmanager
     def stage(self, name: str):

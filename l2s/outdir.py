@@ -40,7 +40,8 @@ MASKS = tuple(f"mask.{ending}" for ending in FORMATS)
 FLAGS = {PROBABILITY: "save-probability", CUE: "save-cue"}
 DICOM_RESULTS = ("seg.dcm", "sr.dcm", "rtstruct.dcm")
 STAGING = ".l2s-saving-"  # then anything: a result that is being written, beside its place
-OPTIONAL = (*MASKS, PROBABILITY, CUE, REPORT, *DICOM_RESULTS)  # an earlier run may have left one that this run does not write
+DERIVED = (REPORT, *DICOM_RESULTS)  # made from mask and table: of no use once the lesions are counted anew
+OPTIONAL = (*MASKS, PROBABILITY, CUE, CT, *DERIVED)  # an earlier run may have left one that this run does not write
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,31 @@ def check(folder: Path, inputs: Iterable[Path] = ()) -> None:
         inputs: files that a run reads; none may lie in the folder.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder for the result")
-    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{folder} cannot be written ({existing} does not let you); name another folder")
+    check_writable(folder)
     for path in inputs:
         if Path(path).resolve().parent == folder.resolve():
             raise InputError(f"{folder} holds the input {Path(path).name}, which the result would replace; name another folder")
     foreign = [name for name in (PET, CT, *MASKS, *DICOM_RESULTS) if (folder / name).exists()]
     if foreign and not (folder / RECORD).is_file() and not any(folder.glob(f"{STAGING}*/{RECORD}")):
         raise InputError(f"{folder} holds {foreign[0]} but no {RECORD}: l2s segment did not write it; name another folder")
+
+
+def check_writable(folder: Path) -> None:
+    """Raises InputError, before any work, where a folder is a file or cannot be made or written; it need not exist."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder for the result")
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written ({existing} does not let you); name another folder")
+
+
+def drop_derived(folder: Path) -> list[str]:
+    """Removes what was made from an earlier table of the folder's mask (report, DICOM results); returns the names."""
+    stale = [name for name in DERIVED if (Path(folder) / name).is_file()]
+    for name in stale:
+        (Path(folder) / name).unlink()
+    return stale
 
 
 def write(
@@ -97,7 +112,7 @@ def write(
 
     Args:
         folder: that of staging(); made where it is not there.
-        study: what was segmented.
+        study: what was segmented; a CT of NaN is none, and not written.
         mask: bool (z, y, x).
         measures: of the mask; its mask_name, one of MASKS, names the file.
         tool: name and version for lesions.json.
@@ -109,7 +124,8 @@ def write(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     stored = study.stored or study.grid
-    images = {PET: study.pet_suv, CT: study.ct_hu, PROBABILITY: probability, CUE: cue}
+    ct = None if np.isnan(study.ct_hu.flat[0]) else study.ct_hu  # NaN everywhere or nowhere (study.py)
+    images = {PET: study.pet_suv, CT: ct, PROBABILITY: probability, CUE: cue}
     images = {name: array for name, array in images.items() if array is not None}
     with ThreadPoolExecutor(2) as pool:  # packing leaves Python's lock free
         jobs = [pool.submit(write_image, folder / name, array, stored) for name, array in images.items()]
@@ -180,7 +196,7 @@ def read(folder: Path) -> tuple[Saved, list[str]]:
     masks = [name for name in MASKS if (folder / name).is_file()]
     if len(masks) != 1:
         raise InputError(f"{folder} holds {' and '.join(masks) or 'no mask'}; exactly one of {', '.join(MASKS)} is needed")
-    name = str(record.get("case", {}).get("name", folder.resolve().name))
+    name = (record.get("case") or {}).get("name") or folder.resolve().name
     has_ct = (folder / CT).is_file()
     study, warnings = read_study(folder / PET, folder / CT, name) if has_ct else read_pet(folder / PET, name)
     if not has_ct:
@@ -216,6 +232,33 @@ def read_record(folder: Path) -> dict:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is no JSON ({error}); segment the case again") from None
-    if not isinstance(record, dict) or not all(isinstance(record.get(key, {}), dict) for key in ("case", "body")):
-        raise InputError(f"{path} is no record of l2s; segment the case again")
+    if wrong := misfit(record):
+        raise InputError(f"{path} is no record of l2s ({wrong}); segment the case again")
     return record
+
+
+PARTS = ("case", "body", "weights", "plan", "method", "result", "seconds", "geometry", "dicom")
+NUMBERS = {"body": ("weight_kg", "height_cm"), "result": ("lesions", "volume_ml")}
+WORDS = {"case": ("name", "kind"), "body": ("sex",), "weights": ("name", "sha256", "intended_use")}
+
+
+def misfit(record) -> str | None:
+    """What in a record is not of the type that its readers count on; None: nothing. Absent and null are fine."""
+    if not isinstance(record, dict):
+        return f"a {type(record).__name__} where an object is needed"
+    if record.get("made") is not None and not isinstance(record["made"], str):
+        return f"made: {record['made']!r} where text is needed"
+    for key in PARTS:
+        if record.get(key) is not None and not isinstance(record[key], dict):
+            return f"{key}: {record[key]!r} where an object is needed"
+    for kinds, types, what in ((NUMBERS, int | float, "a number"), (WORDS, str, "text")):
+        for part, names in kinds.items():
+            for name in names:
+                value = (record.get(part) or {}).get(name)
+                if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
+                    return f"{part}.{name}: {value!r} where {what} is needed"
+    for key in ("warnings", "files", "left_out"):
+        lines = record.get(key)
+        if lines is not None and not (isinstance(lines, list) and all(isinstance(one, str) for one in lines)):
+            return f"{key}: {lines!r} where a list of texts is needed"
+    return None

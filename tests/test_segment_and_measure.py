@@ -1,9 +1,13 @@
 """l2s segment, l2s measure and l2s.segment(...): one folder, one table, the same figures whichever way; small random weights."""
 
+import copy
 import csv
 import dataclasses
 import inspect
 import json
+import pickle
+import pydoc
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +97,11 @@ def test_the_folder_of_a_result(case, segmented):
     assert set(record["files"]) | {"record.json"} == {p.name for p in segmented.iterdir()}
     assert {"load", "read", "localize", "segment", "measure", "write", "total"} <= set(record["seconds"])
     assert record["weights"]["name"] == "random"
+    assert datetime.fromisoformat(record["made"]).tzinfo
     table = table_of(segmented)
+    assert table["provenance"]["weights"] == {key: record["weights"][key] for key in ("name", "sha256")}
+    assert table["provenance"]["peak_sphere_voxels"] == 1
+    assert any("SUVpeak's sphere of 1 ml holds 1 voxel" in line for line in record["warnings"])
     assert record["result"]["lesions"] == table["patient"]["lesions"] == len(table["lesions"]) > 0
     assert table["patient"]["tmtv_ml"] == pytest.approx(mask.sum() * 0.512, rel=1e-6)
     assert table["provenance"]["mask"] == "mask.nii.gz"
@@ -160,12 +168,12 @@ def test_references_from_flags(segmented, tmp_path, capsys):
     # a sphere instead, and this study as the baseline of a copy
     centre = lps.index_to_mm_xyz((10, 8, 8))
     sphere = ["--liver-sphere", *centre, "30", "--baseline", segmented]
-    copy = tmp_path / "copy"
-    copy.mkdir()
+    again = tmp_path / "copy"
+    again.mkdir()
     for path in segmented.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
-    assert cli.main([str(w) for w in ["measure", copy, *sphere, *body, "--lbm", "james"]]) == 0
-    percist = table_of(copy)["patient"]["percist"]
+        (again / path.name).write_bytes(path.read_bytes())
+    assert cli.main([str(w) for w in ["measure", again, *sphere, *body, "--lbm", "james"]]) == 0
+    percist = table_of(again)["patient"]["percist"]
     assert (percist["baseline"], percist["response"]) == ("anna", None)
     assert any("by janmahasatian, these by james" in line for line in percist["reason"])
 
@@ -176,10 +184,58 @@ def test_a_mask_of_another_tool(segmented, tmp_path, capsys):
     assert f"{segmented.name}: " in capsys.readouterr().out
     words = ["measure", tmp_path / "table", "--pet", pet, "--mask", mask, "--ct", segmented / "CTres.nii.gz"]
     assert cli.main([str(w) for w in words]) == 0
-    assert sorted(p.name for p in (tmp_path / "table").iterdir()) == ["lesions.csv", "lesions.json"]
+    assert {p.name for p in (tmp_path / "table").iterdir()} == CONTRACT
     ours, theirs = table_of(segmented)["lesions"], table_of(tmp_path / "table")["lesions"]
     without = {"probability_mean": None, "probability_max": None, "cue_share": None}
     assert theirs == [one | without for one in ours]
+    # the folder is a result like another: measured, reported, made again; the record says where it came from
+    record = json.loads((tmp_path / "table" / "record.json").read_text())
+    assert record["case"]["kind"] == "mask"
+    assert [record["case"][k] for k in ("pet", "ct", "mask")] == ["SUV.nii.gz", "CTres.nii.gz", "mask.nii.gz"]
+    assert cli.main(["report", str(tmp_path / "table")]) == 0
+    assert cli.main(["measure", str(tmp_path / "table"), "--connectivity", "6"]) == 0
+    assert table_of(tmp_path / "table")["provenance"]["connectivity"] == 6
+    # without a CT none is left behind from before, and none is made up
+    assert cli.main([str(w) for w in words[:-2]]) == 0
+    assert {p.name for p in (tmp_path / "table").iterdir()} == CONTRACT - {"CTres.nii.gz"}
+    assert table_of(tmp_path / "table")["lesions"][0]["mean_hu"] is None
+    assert cli.main(["report", str(tmp_path / "table")]) == 0
+
+
+def test_measuring_anew_removes_what_the_old_table_made(segmented, caplog):
+    for name in outdir.DERIVED:
+        (segmented / name).write_text("of the old table")
+    record = json.loads((segmented / "record.json").read_text())
+    (segmented / "record.json").write_text(json.dumps(record | {"files": [*record["files"], "report.html"]}))
+    assert cli.main(["measure", str(segmented), "--connectivity", "6"]) == 0
+    assert {p.name for p in segmented.iterdir()} == CONTRACT | {"probability.nii.gz", "cue.nii.gz"}
+    assert "removed report.html, seg.dcm, sr.dcm, rtstruct.dcm" in caplog.text
+    assert json.loads((segmented / "record.json").read_text()) == record
+    caplog.clear()
+    assert cli.main(["measure", str(segmented)]) == 0
+    assert "removed" not in caplog.text
+
+
+def test_a_count_filter_is_no_complete_response(segmented, tmp_path):
+    body = ["--weight-kg", "70", "--height-cm", "170", "--sex", "F"]
+    mask, grid, _, _ = read_image(segmented / "mask.nii.gz")
+    free = next(  # a sphere of 12 mm, of one voxel and its neighbours by faces
+        grid.index_to_mm_xyz(i)
+        for i in np.argwhere(mask == 0)
+        if (i > 1).all() and (i < np.array(mask.shape) - 2).all() and not mask[tuple(slice(k - 1, k + 2) for k in i)].any()
+    )
+    words = [*body, "--liver-sphere", *free, "17"]
+    again = tmp_path / "copy"
+    again.mkdir()
+    for path in segmented.iterdir():
+        (again / path.name).write_bytes(path.read_bytes())
+    assert cli.main([str(w) for w in ["measure", segmented, *words, "--min-volume-ml", "100000"]]) == 0
+    assert cli.main([str(w) for w in ["measure", again, *words, "--min-volume-ml", "100000", "--baseline", segmented]]) == 0
+    patient = table_of(again)["patient"]
+    assert (patient["lesions"], patient["percist"]["response"], patient["deauville"]["score"]) == (0, None, None)
+    assert "not scored" in patient["deauville"]["reason"]
+    assert cli.main([str(w) for w in ["measure", again, *words, "--baseline", segmented]]) == 0
+    assert any("counted by 18 neighbours from 100000 ml" in line for line in table_of(again)["patient"]["percist"]["reason"])
 
 
 def test_an_empty_mask_is_measured(segmented, capsys):
@@ -226,6 +282,8 @@ def test_what_measure_refuses(segmented, tmp_path, capsys):
         (("--pet", pet), "--pet and --mask go together"),
         ((segmented, "--ct", pet), "goes with --pet and --mask"),
         ((segmented, "--pet", pet, "--mask", mask), "holds a result with a mask of its own"),
+        ((pet / "sub", "--pet", pet, "--mask", mask), "cannot be written"),
+        ((pet, "--pet", pet, "--mask", mask), "is a file"),
         ((segmented, "--liver-label", "3"), "needs the label map"),
         ((segmented, "--organs", mask), "which label is the liver"),
         ((segmented, "--organs", mask, "--liver-label", "0"), "--liver-label 0"),
@@ -243,6 +301,12 @@ def test_what_measure_refuses(segmented, tmp_path, capsys):
     assert (segmented / "lesions.json").read_text() == before
 
 
+def test_a_folder_that_takes_no_table_is_said_before_the_work(segmented, capsys, monkeypatch):
+    monkeypatch.setattr("l2s.outdir.os.access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr("l2s.measure.lesions.measure", None)
+    assert "cannot be written" in failed(capsys, "measure", segmented)
+
+
 def test_a_broken_result_is_one_line(segmented, capsys):
     (segmented / "mask.mha").write_text("")
     assert "holds mask.nii.gz and mask.mha" in failed(capsys, "measure", segmented)
@@ -254,6 +318,23 @@ def test_a_broken_result_is_one_line(segmented, capsys):
     assert "holds no mask" in failed(capsys, "measure", segmented)
     (segmented / "record.json").write_text('{"case": 3}')
     assert "is no record of l2s" in failed(capsys, "measure", segmented)
+    for part in (
+        {"case": {"name": 3}},
+        {"body": {"weight_kg": "x"}},
+        {"body": {"height_cm": True}},
+        {"body": {"sex": 1}},
+        {"weights": []},
+        {"weights": {"sha256": 5}},
+        {"plan": "cpu"},
+        {"method": [1]},
+        {"result": {"lesions": "two"}},
+        {"warnings": "abc"},
+        {"warnings": [1]},
+        {"made": 20240101},
+        [],
+    ):
+        (segmented / "record.json").write_text(json.dumps(part))
+        assert "is no record of l2s (" in failed(capsys, "measure", segmented), part
     (segmented / "record.json").write_text("{")
     assert "is no JSON" in failed(capsys, "measure", segmented)
 
@@ -310,7 +391,13 @@ def test_arrays_are_a_source(case, weights_folder):
     [
         (42, "int is no source"),
         ((np.zeros((9, 9, 9)), np.zeros((9, 9, 8)), (4, 4, 4)), "resample it to the PET grid first"),
-        ((np.zeros((9, 9)), np.zeros((9, 9)), (4, 4)), "three axes each"),
+        ((np.zeros((9, 9)), np.zeros((9, 9)), (4, 4)), "pet_suv of shape .9, 9.: three axes"),
+        ((np.zeros((9, 9, 9)), np.zeros((9, 9)), (4, 4, 4)), "ct_hu of shape"),
+        (("pet", "ct", (4, 4, 4)), "pet_suv is no array of numbers"),
+        ((np.zeros((9, 9, 9)), np.zeros((9, 9, 9)), 4), "spacing_mm_zyx 4: three numbers"),
+        ((np.zeros((9, 9, 9)), np.zeros((9, 9, 9)), ("a", 4, 4)), "spacing_mm_zyx .'a', 4, 4.: three numbers"),
+        ((np.zeros((9, 9, 9)), np.zeros((9, 9, 9)), "444"), "spacing_mm_zyx '444'"),
+        ((np.zeros((9, 9, 9)), np.zeros((9, 9, 9)), (4, 4, 4), (0, 0)), "origin_mm_xyz .0, 0.: three numbers"),
         ((np.ones((9, 9, 9)), np.full((9, 9, 9), np.nan), (4, 4, 4)), "CT holds NaN"),
         ((np.ones((9, 9, 9)) * 5000, np.full((9, 9, 9), -900), (4, 4, 4)), "Bq/ml, not SUV"),
         ((np.ones((9, 9, 9)), np.ones((9, 9, 9)), (4, 4, 4)), "give the CT in HU"),
@@ -339,6 +426,90 @@ def test_the_package_s_stage_is_also_the_verb():
     assert callable(l2s.segment)
     assert windows.WindowsConfig
     assert inspect.signature(l2s.segment) == inspect.signature(api.segment)
+    assert pickle.loads(pickle.dumps(l2s.segment)) is copy.deepcopy(l2s.segment) is l2s.segment
+    assert l2s.segment.__doc__ == api.segment.__doc__
+    assert "Lesions of one study" in pydoc.render_doc(l2s.segment, renderer=pydoc.plaintext)
+    assert set(l2s.__all__) == {"__version__", "segment"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"spacing_mm_zyx": (4, 4)}, "spacing_mm_zyx .4, 4.: three numbers"),
+        ({"spacing_mm_zyx": 4.0}, "spacing_mm_zyx 4.0: three numbers"),
+        ({"spacing_mm_zyx": (4, 4, 0.1)}, "^spacing_mm_zyx 4 4 0.1: each must be"),
+        ({"time_budget": 0}, "^time_budget 0: seconds above 0"),
+        ({"time_budget": "soon"}, "time_budget 'soon': a number"),
+        ({"mirror": 1}, "mirror 1: text is needed"),
+        ({"mirror": "q"}, "mirror axis 'q'"),
+        ({"max_ram": 4}, "max_ram 4: text is needed, such as '4G'"),
+        ({"max_vram": "4"}, "size '4'"),
+        ({"min_volume_ml": "1"}, "minimum volume '1': a number"),
+        ({"connectivity": 7}, "connectivity 7"),
+        ({"name": 3}, "name 3: text"),
+        ({"liver": 4}, "liver 4: a sphere"),
+        ({"liver": (0, 0, 9999, 30)}, "reaches out of the image"),
+        ({"blood": ("a", 0, 0, 9)}, "blood .'a', 0, 0, 9.: a sphere"),
+        ({"baseline": 3}, "baseline int: give an earlier Result"),
+        ({"baseline": "nowhere"}, "lesions.json: no such file"),
+        ({"lean_mass": "own"}, "lean body mass by 'own'"),
+        ({"ct": "ct.nii.gz"}, "^ct goes with the path"),
+        ({"pet_series": "1.2.3"}, "are for DICOM"),
+    ],
+)
+def test_what_the_python_segment_refuses_in_its_own_words(weights_folder, words, message):
+    source = (*arrays(), (8, 8, 8))
+    with pytest.raises(InputError, match=message) as error:
+        l2s.segment(source, weights=weights_folder, device="cpu", **words)
+    assert "--" not in str(error.value)
+
+
+def test_flags_in_messages_become_arguments(case, weights_folder):
+    with pytest.raises(InputError, match="name it with ct$"):
+        l2s.segment(case / "images" / "pet" / "anna.mha", weights=weights_folder, device="cpu")
+    assert api.in_python("use --precision fp32; give --weight-kg") == "use precision fp32; give overrides.weight_kg"
+
+
+def test_references_and_baseline_in_python(weights_folder, tmp_path):
+    pet, ct = arrays()
+    # soft tissue below the hot lump; the random networks do not mark it
+    sphere = (120.0, 100.0, 24.0, 20.0)
+    words = {"weights": weights_folder, "device": "cpu", "fusion": "none", "liver": sphere, "body": Body(70.0, 170.0, "F")}
+    before = l2s.segment((pet, ct, (8, 8, 8)), name="before", mirror="x", max_ram="8G", **words)
+    assert before.record["case"]["name"] == before.measures.case == before.lesions[0]["case"] == "before"
+    assert before.patient["liver"]["source"].startswith("sphere at (120, 100, 24) mm")
+    before.save(tmp_path / "before")
+    answers = [
+        l2s.segment((pet, ct, (8, 8, 8)), baseline=one, blood=sphere, **words).patient["percist"]
+        for one in (before, tmp_path / "before")
+    ]
+    for one in answers:
+        assert one["baseline"] == "before"
+        assert one["sul_peak_change_percent"] == pytest.approx(0, abs=5)  # the mirrored copy moves the mask a little
+    assert answers[0]["response"] == answers[1]["response"]
+
+
+def test_the_report_in_python(case, weights_folder, tmp_path):
+    result = l2s.segment(case, weights=weights_folder, device="cpu", fusion="none", min_volume_ml=4)
+    (tmp_path / "file").write_text("")
+    for path, message in (
+        (tmp_path / "x.pdf", "the page is HTML"),
+        (tmp_path, "the page is HTML"),
+        (tmp_path / "file" / "x.html", "is a file"),
+        (tmp_path / "file" / "sub" / "x.html", "cannot be written"),
+    ):
+        with pytest.raises(InputError, match=message):
+            result.report(path)
+    result.save(tmp_path / "out")
+    truth = read_image(tmp_path / "out" / "mask.nii.gz")[0] > 0
+    page = result.report(tmp_path / "new" / "dir" / "r.html", baseline=tmp_path / "out", truth=tmp_path / "out" / "mask.nii.gz")
+    assert "Dice" in page.read_text()
+    assert "Dice" in result.report(tmp_path / "r.html", baseline=result, truth=truth).read_text()
+    for wrong in (truth[1:], truth.astype(np.uint8), 3):
+        with pytest.raises(InputError, match="truth of shape"):
+            result.report(tmp_path / "r.html", truth=wrong)
+    with pytest.raises(InputError, match="baseline int"):
+        result.report(tmp_path / "r.html", baseline=3)
 
 
 def test_a_folder_that_cannot_be_written_is_seen_before_the_work(tmp_path):
@@ -356,7 +527,9 @@ def test_the_notebook_runs_and_keeps_no_output(weights_folder, monkeypatch, tmp_
         if cell["cell_type"] == "code":
             assert (cell["outputs"], cell["execution_count"]) == ([], None)
             exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
-    assert names["result"].mask.shape == (110, 48, 56)
+    assert names["result"].mask.shape == (220, 96, 112)
+    assert names["page"].read_text().startswith("<!doctype html>")
+    assert names["again"].warnings == ()  # the spheres lie in liver and blood pool, the grid is fine enough for SUVpeak
     assert len(names["table"]) == len(names["result"].lesions)
     assert (names["folder"] / "lesions.csv").is_file()
     assert "Deauville" in capsys.readouterr().out

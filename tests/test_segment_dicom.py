@@ -12,9 +12,12 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+import l2s
 from l2s import cli
+from l2s.errors import InputError
 from l2s.io.images import read_image
 from l2s.io.rtstruct import read_rtstruct, roi_names
+from l2s.io.suv import Overrides
 
 sys.path.insert(0, str(Path(__file__).parent / "io"))
 from dicom_samples import FRAME, STUDY, hot_study, save  # noqa: E402
@@ -287,3 +290,13 @@ def test_a_real_scanners_folder(data, tmp_path, tmp_path_factory, make_marking_w
             assert value not in text, keyword
     for name in sorted(DICOM):
         assert complaints(tmp_path / "out" / name) == []
+
+
+def test_python_takes_what_is_known_better_than_the_header(study, weights_folder):
+    words = {"weights": weights_folder, "device": "cpu", "fusion": "none"}
+    result = l2s.segment(study, overrides=Overrides(weight_kg=40.0), name="half", **words)
+    assert result.study.pet_suv.max() == pytest.approx(7.0)  # 14 at the header's 80 kg
+    assert (result.patient["weight_kg"], result.measures.case) == (40.0, "half")
+    with pytest.raises(InputError, match="pet_series") as error:
+        l2s.segment(study, pet_series="1.2.3", **words)
+    assert "--" not in str(error.value)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from l2s.commands.segment import add_count_flags
 from l2s.errors import InputError
+
+MASK_KIND = "mask"  # in the record of a folder that was made from --pet and --mask: no result that could be lost
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -18,7 +22,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "outdir",
         type=Path,
         nargs="?",
-        help="a result of l2s segment; with --pet and --mask a folder for the table (default: none)",
+        help="a result of l2s segment; with --pet and --mask a folder to make of them, for l2s report (default: none)",
     )
     measure.add_argument("--pet", type=Path, metavar="FILE", help="measure on this PET (SUV) instead of a result")
     measure.add_argument("--mask", type=Path, metavar="FILE", help="the mask on that PET's grid, above 0 is lesion")
@@ -50,7 +54,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run_measure(arguments: argparse.Namespace) -> None:
     """Measure the lesions of a result, or of any mask on a PET, and write lesions.csv and lesions.json."""
     check_words(arguments)
-    from l2s import __version__, outdir
+    from l2s import outdir
     from l2s.measure import lesion_table, lesions
     from l2s.study import Body
 
@@ -58,17 +62,62 @@ def run_measure(arguments: argparse.Namespace) -> None:
     settings = lesions.Settings(arguments.connectivity, arguments.min_volume_ml, body=body, lean_mass=arguments.lbm)
     lesions.check(settings)
     baseline = lesion_table.read_baseline(arguments.baseline) if arguments.baseline else None
+    if arguments.outdir:
+        check_outdir(arguments)
     saved, warnings = read_mask_and_pet(arguments) if arguments.pet else outdir.read(arguments.outdir)
     liver, blood, lines = read_regions(arguments, saved.study.grid)
     for line in warnings + lines:
         logging.getLogger(__name__).warning("%s", line)
     settings = lesions.Settings(arguments.connectivity, arguments.min_volume_ml, liver, blood, body, arguments.lbm, baseline)
     measures = lesions.measure(saved.study, saved.mask, saved.probability, saved.cue, settings, saved.mask_name)
+    for line in measures.warnings:
+        logging.getLogger(__name__).warning("%s", line)
     print(lesion_table.as_text(measures))
     if arguments.outdir:
-        arguments.outdir.mkdir(parents=True, exist_ok=True)
-        paths = lesion_table.write(arguments.outdir, measures, f"l2s {__version__}")
-        print(f"{arguments.outdir}: {', '.join(path.name for path in paths)}")
+        if arguments.pet:
+            names = write_folder(arguments, saved, measures, [*warnings, *lines, *measures.warnings])
+        else:
+            names = write_table(arguments.outdir, saved, measures)
+        print(f"{arguments.outdir}: {', '.join(names)}")
+
+
+def write_table(folder: Path, saved, measures) -> list[str]:
+    """Puts a new table into the folder of a result; returns its files. What was made from the old one goes, and that is said."""
+    from l2s import __version__, challenge, outdir
+    from l2s.measure import lesion_table
+
+    weights = saved.record.get("weights") or {}
+    measures = replace(measures, weights_name=weights.get("name"), weights_sha256=weights.get("sha256"))
+    names = [path.name for path in lesion_table.write(folder, measures, f"l2s {__version__}")]
+    if stale := outdir.drop_derived(folder):
+        files = [name for name in saved.record.get("files") or [] if name not in stale]
+        challenge.write_text(folder / outdir.RECORD, json.dumps(saved.record | {"files": files}, indent=2) + "\n")
+        logging.getLogger(__name__).warning(
+            "%s: removed %s, made from the table before this one; l2s report makes the page again", folder, ", ".join(stale)
+        )
+    return names
+
+
+def write_folder(arguments: argparse.Namespace, saved, measures, warnings: list[str]) -> list[str]:
+    """A folder as `l2s segment` makes it, of a mask that another tool made: PET, CT, mask, table and a record of where they came from."""
+    from l2s import __version__, challenge, outdir
+
+    measures = replace(measures, mask_name=outdir.MASKS[0])
+    record = challenge.Record()
+    files = {"pet": arguments.pet, "ct": arguments.ct, "mask": arguments.mask}
+    record.content["case"] = {"name": saved.study.name, "kind": MASK_KIND} | {k: p.name for k, p in files.items() if p}
+    record.content["geometry"] = asdict(saved.study.stored or saved.study.grid)
+    patient = measures.patient
+    record.content["body"] = {"weight_kg": patient.weight_kg, "height_cm": patient.height_cm, "sex": patient.sex}
+    record.content["result"] = {"lesions": patient.lesions, "volume_ml": round(patient.tmtv_ml, 3)}
+    record.content["warnings"] += warnings
+    with outdir.staging(arguments.outdir) as stage:
+        with record.stage("write"):
+            names = outdir.write(stage, saved.study, saved.mask, measures, f"l2s {__version__}")
+        record.content["files"] = names
+        record.write(stage / outdir.RECORD)
+        outdir.replace_all(stage, arguments.outdir, names)
+    return [*names, outdir.RECORD]
 
 
 def check_words(arguments: argparse.Namespace) -> None:
@@ -79,10 +128,6 @@ def check_words(arguments: argparse.Namespace) -> None:
         raise InputError("nothing to measure: name the folder of a result, or give --pet FILE --mask FILE")
     if arguments.ct and not arguments.pet:
         raise InputError(f"--ct {arguments.ct} goes with --pet and --mask; a result has its own CT")
-    if arguments.pet and arguments.outdir and (arguments.outdir / "record.json").exists():
-        raise InputError(f"{arguments.outdir} holds a result with a mask of its own; name another folder for the table of --mask")
-    if arguments.outdir and arguments.outdir.is_file():
-        raise InputError(f"{arguments.outdir} is a file; name a folder")
     for region in ("liver", "blood"):
         labels, sphere = getattr(arguments, f"{region}_label"), getattr(arguments, f"{region}_sphere")
         if labels and sphere:
@@ -95,6 +140,20 @@ def check_words(arguments: argparse.Namespace) -> None:
         raise InputError(f"--organs {arguments.organs}: which label is the liver? Give --liver-label N or --blood-label N")
     if arguments.baseline and arguments.outdir and arguments.baseline.resolve() == arguments.outdir.resolve():
         raise InputError(f"--baseline {arguments.baseline} is the study itself; name the earlier one's folder")
+
+
+def check_outdir(arguments: argparse.Namespace) -> None:
+    """Raises InputError, before any work, where the folder cannot take what will be written."""
+    from l2s import outdir
+
+    folder = arguments.outdir
+    outdir.check_writable(folder)
+    if not arguments.pet:
+        return
+    kind = (outdir.read_record(folder).get("case") or {}).get("kind") if (folder / outdir.RECORD).is_file() else MASK_KIND
+    if kind != MASK_KIND:
+        raise InputError(f"{folder} holds a result with a mask of its own; name another folder for --mask {arguments.mask}")
+    outdir.check(folder, [path for path in (arguments.pet, arguments.mask, arguments.ct) if path])
 
 
 def read_mask_and_pet(arguments: argparse.Namespace):

@@ -68,8 +68,14 @@ def unit_of(name: str) -> str | None:
 
 
 def rows(measures: Measures) -> list[dict]:
-    """One flat dictionary a lesion, for pandas.DataFrame; `centroid_mm_xyz` is `centroid_mm_x`, `_y` and `_z`. None: undefined."""
-    return [{key: value for name in columns() for key, value in _flat(name, getattr(one, name))} for one in measures.lesions]
+    """One flat dictionary a lesion, for pandas.DataFrame; `centroid_mm_xyz` is `centroid_mm_x`, `_y` and `_z`. None: undefined.
+
+    Each begins with its case, so that tables of several can be put under each other.
+    """
+    return [
+        {"case": measures.case} | {key: value for name in columns() for key, value in _flat(name, getattr(one, name))}
+        for one in measures.lesions
+    ]
 
 
 def columns() -> list[str]:
@@ -85,7 +91,7 @@ def _flat(name: str, value) -> list[tuple[str, object]]:
 
 def as_csv(measures: Measures) -> str:
     """A heading and one line a lesion, seven digits; the heading alone where there is none."""
-    heads = [key for name in columns() for key, _ in _flat(name, "xyz")]
+    heads = ["case", *(key for name in columns() for key, _ in _flat(name, "xyz"))]
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=heads, lineterminator="\n")
     writer.writeheader()
@@ -109,6 +115,10 @@ def as_dict(measures: Measures, tool: str) -> dict:
             "connectivity": measures.connectivity,
             "min_volume_ml": measures.min_volume_ml,
             "min_voxels": measures.min_voxels,
+            "peak_sphere_voxels": measures.peak_sphere_voxels,
+            "peak_sphere_ml": _rounded(measures.peak_sphere_ml),
+            "weights": {"name": measures.weights_name, "sha256": measures.weights_sha256},
+            "warnings": list(measures.warnings),
             "grid": asdict(measures.grid),
         },
         "units": {name: unit for name in dict.fromkeys(names) if (unit := unit_of(name))},
@@ -156,7 +166,7 @@ def _patient_lines(measures: Measures) -> list[str]:
             parts.append(f"Dmax {one.dmax_centroids_mm:.0f} mm (centroids), {one.dmax_voxels_mm:.0f} mm (voxels)")
         lines = [f"{measures.case}: {', '.join(parts)}"]
     else:
-        lines = [f"{measures.case}: no lesion in {measures.mask_name}"]
+        lines = [f"{measures.case}: no lesion{' that large' if one.left_out_lesions else ''} in {measures.mask_name}"]
     if one.left_out_lesions:
         lines.append(f"left out: {one.left_out_lesions} below {measures.min_volume_ml:g} ml, {one.left_out_ml:.2f} ml in all")
     for name, reference in (("liver", one.liver), ("blood pool", one.blood)):
@@ -169,7 +179,10 @@ def _patient_lines(measures: Measures) -> list[str]:
     said = (
         []
         if p.threshold_sul is None
-        else [f"threshold {p.threshold_sul:.2f}", "measurable" if p.measurable else "not measurable"]
+        else [
+            f"threshold {p.threshold_sul:.2f} by the {p.threshold_from}",
+            {True: "measurable", False: "not measurable", None: "measurable or not"}[p.measurable],
+        ]
     )
     said = ([] if p.sul_peak is None else [f"SULpeak {p.sul_peak:.2f}"]) + said
     if p.response:
@@ -206,17 +219,30 @@ def read_baseline(folder: Path) -> Baseline:
         version = content["schema_version"]
         if version != SCHEMA_VERSION:
             raise InputError(f"{path} has schema version {version}, this l2s reads {SCHEMA_VERSION}: run l2s measure on it again")
-        patient = content["patient"]
-        score, liver = patient["percist"], patient["liver"]
-        return Baseline(
-            name=content["provenance"]["case"],
-            measurable=score["measurable"],
-            sul_peak=score["sul_peak"],
-            tlg_sul_ml=score["tlg_sul_ml"],
-            liver_sul_mean=liver["sul_mean"] if liver else None,
-            lean_mass_formula=score["lean_mass_formula"],
-        )
+        return baseline_of(content)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is no table of l2s ({type(error).__name__}: {error}); run l2s measure on it again") from None
+
+
+def baseline_of(content: dict) -> Baseline:
+    """What PERCIST needs of the content of a lesions.json (as_dict).
+
+    Raises:
+        KeyError, TypeError: it is none.
+    """
+    score, liver = content["patient"]["percist"], content["patient"]["liver"]
+    counted = content["provenance"]
+    return Baseline(
+        name=counted["case"],
+        measurable=score["measurable"],
+        sul_peak=score["sul_peak"],
+        tlg_sul_ml=score["tlg_sul_ml"],
+        liver_sul_mean=liver["sul_mean"] if liver else None,
+        lean_mass_formula=score["lean_mass_formula"],
+        connectivity=counted["connectivity"],
+        min_volume_ml=counted["min_volume_ml"],
+        left_out=score["left_out"],
+        threshold_from=score["threshold_from"],
+    )

@@ -6,6 +6,7 @@ Every figure of all lesions is one pass over the foreground voxels (components.p
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,6 +155,9 @@ class Measures:
         connectivity, min_volume_ml: how lesions were counted.
         min_voxels: the same limit in voxels: components.largest_first(label(mask, connectivity), min_voxels) numbers the voxels.
         grid: where the arrays lie; mm are positions on it.
+        peak_sphere_voxels, peak_sphere_ml: how many voxels of the grid SUVpeak's sphere of 1 ml holds, and their volume.
+        warnings: one line each: what makes figures doubtful.
+        weights_name, weights_sha256: by which the mask was made; None: unknown.
     """
 
     lesions: tuple[Lesion, ...]
@@ -164,14 +168,22 @@ class Measures:
     min_volume_ml: float
     min_voxels: int
     grid: Grid
+    peak_sphere_voxels: int
+    peak_sphere_ml: float
+    warnings: tuple[str, ...] = ()
+    weights_name: str | None = None
+    weights_sha256: str | None = None
 
 
 def check(settings: Settings) -> None:
     """Raises InputError for settings that cannot be, before any work is done on them."""
     if settings.connectivity not in STEPS:
         raise InputError(f"connectivity {settings.connectivity}: one of {', '.join(map(str, STEPS))}")
-    if not (math.isfinite(settings.min_volume_ml) and settings.min_volume_ml >= 0):
-        raise InputError(f"minimum volume {settings.min_volume_ml:g} ml: 0 or more")
+    limit = settings.min_volume_ml
+    if isinstance(limit, bool) or not isinstance(limit, numbers.Real):
+        raise InputError(f"minimum volume {limit!r}: a number of ml is needed, 0 or more")
+    if not (math.isfinite(limit) and limit >= 0):
+        raise InputError(f"minimum volume {limit:g} ml: 0 or more")
     reference.lean_mass_kg(settings.body, settings.lean_mass)
 
 
@@ -213,8 +225,21 @@ def measure(
     table = largest_first(everything, min_voxels)
     lesions = tuple(rows_of(table, study, probability, cue)) if table.count else ()
     patient = patient_of(lesions, table, everything, study, body, settings)
+    in_sphere = len(peak.sphere_steps(study.grid.spacing_mm_zyx))
+    warnings = [reference.coarse_peak(in_sphere)] if in_sphere < reference.FEW_PEAK_VOXELS else []
+    warnings += [line for one in (patient.liver, patient.blood) if one for line in one.notes]
     return Measures(
-        lesions, patient, study.name, mask_name, settings.connectivity, settings.min_volume_ml, min_voxels, study.grid
+        lesions=lesions,
+        patient=patient,
+        case=study.name,
+        mask_name=mask_name,
+        connectivity=settings.connectivity,
+        min_volume_ml=settings.min_volume_ml,
+        min_voxels=min_voxels,
+        grid=study.grid,
+        peak_sphere_voxels=in_sphere,
+        peak_sphere_ml=in_sphere * voxel_ml,
+        warnings=tuple(warnings),
     )
 
 
@@ -291,16 +316,19 @@ def patient_of(
     lesions: tuple[Lesion, ...], table: Components, everything: Components, study: Study, body: Body, settings: Settings
 ) -> Patient:
     """The whole body's row from the lesions' rows and their voxels."""
-    voxel_ml, n = study.grid.voxel_volume_ml, len(table.voxels)
+    voxel_ml, n, left_out = study.grid.voxel_volume_ml, len(table.voxels), everything.count - table.count
     mass = reference.lean_mass_kg(body, settings.lean_mass)
     factor = None if mass is None else mass / body.weight_kg
     liver, blood = (
-        None if region is None else reference.uptake(region, study.pet_suv, everything.voxels, voxel_ml, factor)
-        for region in (settings.liver, settings.blood)
+        None
+        if region is None
+        else reference.uptake(region, study.pet_suv, everything.voxels, voxel_ml, factor, study.ct_hu, tissue)
+        for region, tissue in ((settings.liver, "liver"), (settings.blood, "blood pool"))
     )
     tlg = math.fsum(one.tlg_suv_ml for one in lesions)
     suv_max = max((one.suv_max for one in lesions), default=None)
     suv_peak = max((one.suv_peak_global for one in lesions), default=None)
+    by_peak, by_max = (left_out if hotter else 0 for hotter in hotter_left_out(table, everything, study, suv_peak, suv_max))
     tmtv = n * voxel_ml
     centroids = np.array([one.centroid_mm_xyz for one in lesions])
     return Patient(
@@ -317,13 +345,37 @@ def patient_of(
         largest_share=lesions[0].volume_ml / tmtv if lesions else None,
         dmax_centroids_mm=shape.farthest(centroids) if len(lesions) > 1 else None,
         dmax_voxels_mm=shape.farthest(shape.row_ends_mm(table.voxels, study.grid)) if lesions else None,
-        left_out_lesions=everything.count - table.count,
+        left_out_lesions=left_out,
         left_out_ml=(len(everything.voxels) - n) * voxel_ml,
         weight_kg=body.weight_kg,
         height_cm=body.height_cm,
         sex=body.sex,
         liver=liver,
         blood=blood,
-        percist=reference.percist(suv_peak, tlg, body, settings.lean_mass, liver, blood, settings.baseline),
-        deauville=reference.deauville(suv_max, liver, blood),
+        percist=reference.percist(
+            suv_peak,
+            tlg,
+            body,
+            settings.lean_mass,
+            liver,
+            blood,
+            settings.baseline,
+            by_peak,
+            (settings.connectivity, settings.min_volume_ml),
+            len(peak.sphere_steps(study.grid.spacing_mm_zyx)),
+        ),
+        deauville=reference.deauville(suv_max, liver, blood, by_max),
     )
+
+
+def hotter_left_out(
+    table: Components, everything: Components, study: Study, suv_peak: float | None, suv_max: float | None
+) -> tuple[bool, bool]:
+    """Whether a component that the minimum volume left out is hotter than all lesions: by global SUVpeak, by SUVmax."""
+    voxels = np.setdiff1d(everything.voxels, table.voxels, assume_unique=True)
+    if not len(voxels):
+        return False, False
+    index = np.stack(np.unravel_index(voxels, study.grid.shape_zyx), axis=1)
+    highest = peak.sphere_means(index, study.pet_suv, study.grid.spacing_mm_zyx).max()
+    hottest = study.pet_suv.reshape(-1)[voxels].max()
+    return suv_peak is None or bool(highest > suv_peak), suv_max is None or bool(hottest > suv_max)

@@ -27,6 +27,7 @@ def measures():
 def test_csv_is_one_line_a_lesion(measures):
     rows = list(csv.DictReader(lesion_table.as_csv(measures).splitlines()))
     assert len(rows) == 2
+    assert [next(iter(row.items())) for row in rows] == [("case", "made")] * 2  # tables of many cases go under each other
     assert [rows[0][k] for k in ("number", "volume_ml", "centroid_mm_x", "maximum_voxel_z", "mean_hu")] == [
         "1",
         "1.728",
@@ -53,6 +54,12 @@ def test_json_says_units_and_where_it_comes_from(measures):
         "l2s 9.9", "made", "mask.mha", 18, 0, 1,
     ]  # fmt: skip
     assert origin["grid"]["shape_zyx"] == [12, 12, 12]
+    # 4 mm: the centre, 6 neighbours by faces, 12 by edges (5.7 mm); corners are 6.9 mm away, the sphere ends at 6.2
+    assert (origin["peak_sphere_voxels"], origin["peak_sphere_ml"]) == (19, 1.216)
+    assert origin["weights"] == {"name": None, "sha256": None}
+    named = dataclasses.replace(measures, weights_name="some", weights_sha256="ab", warnings=("a doubt",))
+    origin = lesion_table.as_dict(named, "l2s")["provenance"]
+    assert (origin["weights"], origin["warnings"]) == ({"name": "some", "sha256": "ab"}, ["a doubt"])
     assert [one["mean_hu"] for one in content["lesions"]] == [None, None]
     assert set(content["lesions"][0]) == {f.name for f in dataclasses.fields(Lesion)}
     assert set(content["patient"]) == {f.name for f in dataclasses.fields(Patient)}
@@ -64,7 +71,7 @@ def test_every_figure_has_its_unit(measures):
     without = {"number", "voxels", "lesions", "left_out_lesions", "sex"}
     patient = {k for k in content["patient"] if not isinstance(content["patient"][k], dict)} - {"blood"}
     figures = (set(content["lesions"][0]) | patient | set(content["patient"]["liver"])) - without
-    assert figures - set(content["units"]) == {"source", "lesion_voxels"}
+    assert figures - set(content["units"]) == {"source", "lesion_voxels", "notes"}
     assert (content["units"]["tlg_suv_ml"], content["units"]["tmtv_ml"]) == ("g/ml x ml", "ml")
 
 
@@ -93,7 +100,14 @@ def test_a_table_is_a_baseline(measures, tmp_path):
         pytest.approx(one.percist.tlg_sul_ml),
         pytest.approx(one.liver.sul_mean),
         "janmahasatian",
+        18,
+        0.0,
+        0,
+        "liver",
     )
+    lesion_table.write(tmp_path, dataclasses.replace(measures, connectivity=6, min_volume_ml=0.5), "l2s")
+    baseline = lesion_table.read_baseline(tmp_path)
+    assert (baseline.connectivity, baseline.min_volume_ml) == (6, 0.5)
 
 
 @pytest.mark.parametrize(
