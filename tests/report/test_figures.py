@@ -1,6 +1,6 @@
 import pytest
 
-from l2s.report import figures
+from l2s.report import changes, figures, records
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def table(tmtv, tlg, suv_max, lesions=2, suv_peak=None):
 
 
 def test_changes():
-    lines = {line.name: line for line in figures.changes(table(100.0, 500.0, 8.0, 4), table(50.0, 500.0, 10.0, 2))}
+    lines = {line.name: line for line in changes.changes(table(100.0, 500.0, 8.0, 4), table(50.0, 500.0, 10.0, 2))}
     assert (lines["TMTV"].before, lines["TMTV"].after) == ("100", "50.0")
     assert (lines["TMTV"].difference, lines["TMTV"].percent) == ("−50.0", "−50.0 %")
     assert (lines["TLG"].difference, lines["TLG"].percent) == ("±0", "+0.0 %")
@@ -37,7 +37,7 @@ def test_changes():
 
 
 def test_a_baseline_of_nothing_has_no_percent():
-    lines = {line.name: line for line in figures.changes(table(0.0, 0.0, None, 0), table(12.0, 60.0, 7.0, 1))}
+    lines = {line.name: line for line in changes.changes(table(0.0, 0.0, None, 0), table(12.0, 60.0, 7.0, 1))}
     assert (lines["TMTV"].difference, lines["TMTV"].percent) == ("+12.0", "n/a")
     assert (lines["SUVmax"].difference, lines["SUVmax"].percent) == ("n/a", "n/a")
     assert (lines["Lesions"].difference, lines["Lesions"].percent) == ("+1", "n/a")
@@ -76,17 +76,17 @@ def test_warnings_hold_all_that_went_wrong_or_was_left_out():
         "result": {"empty_because_of_error": True},
         "method": {"left_out": ["fold 1", {"fold": 2}]},
     }
-    lines = figures.warnings(record)
+    lines = records.warnings(record)
     assert lines[0] == "the run ended with an error: e"
     assert "EMPTY because of that error" in lines[1]
     assert lines[2:] == ["w", "left out: fold 1", "left out: fold 2"]
-    assert figures.warnings({}) == []
+    assert records.warnings({}) == []
 
 
 def test_a_record_that_lacks_things():
-    assert figures.intended_use({}) == figures.NOT_STATED
-    assert figures.provenance({}, "l2s 1", "today") == [
+    assert records.intended_use({}) == records.NOT_STATED
+    assert records.provenance({}, "l2s 1", "today") == [
         ("Segmented by", "unknown: the record is missing"),
         ("page by", "l2s 1, today"),
     ]
-    assert [head for head, _ in figures.sections({}, (1.0, 2.0, 3.0), (1.0, 2.0, 3.0))] == ["This page"]
+    assert [head for head, _ in records.sections({}, (1.0, 2.0, 3.0), (1.0, 2.0, 3.0))] == ["This page"]
