@@ -67,17 +67,22 @@ def check(folder: Path, inputs: Iterable[Path] = ()) -> None:
         inputs: files that a run reads; none may lie in the folder.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder for the result")
-    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{folder} cannot be written ({existing} does not let you); name another folder")
+    check_writable(folder)
     for path in inputs:
         if Path(path).resolve().parent == folder.resolve():
             raise InputError(f"{folder} holds the input {Path(path).name}, which the result would replace; name another folder")
     foreign = [name for name in (PET, CT, *MASKS) if (folder / name).exists()]
     if foreign and not (folder / RECORD).is_file():
         raise InputError(f"{folder} holds {foreign[0]} but no {RECORD}: l2s segment did not write it; name another folder")
+
+
+def check_writable(folder: Path) -> None:
+    """Raises InputError where the folder, which need not exist, is a file or cannot be made or written."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder for the result")
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written ({existing} does not let you); name another folder")
 
 
 def write(
@@ -88,6 +93,7 @@ def write(
     tool: str,
     probability: np.ndarray | None = None,
     cue: np.ndarray | None = None,
+    weights: dict | None = None,
 ) -> list[str]:
     """Writes all but the record, which its caller writes last; returns the files' names.
 
@@ -100,6 +106,7 @@ def write(
         measures: of the mask; its mask_name, one of MASKS, names the file.
         tool: name and version for lesions.json.
         probability, cue: float32 (z, y, x), written where given.
+        weights: name and sha256 for lesions.json, as the record has them.
 
     Raises:
         InputError: the disk refused it.
@@ -114,7 +121,7 @@ def write(
         jobs.append(pool.submit(write_mask, folder / measures.mask_name, mask, stored))
         for job in jobs:
             job.result()
-    tables = [path.name for path in lesion_table.write(folder, measures, tool)]
+    tables = [path.name for path in lesion_table.write(folder, measures, tool, weights)]
     names = [measures.mask_name, *images, *tables]
     for name in OPTIONAL:
         if name not in names:
