@@ -19,7 +19,7 @@ class Column:
         key: in lesions.json; 'place' and 'verdict' are our own.
         head, unit: its heading.
         help: what it is, shown on pointing at the heading.
-        rank: 1 is always shown; 2 and 3 go first where the table is narrow.
+        rank: 1 is always shown; where the table is narrow, 4 goes first, then 3, then 2.
     """
 
     key: str
@@ -53,11 +53,11 @@ COLUMNS = (
     Column("place", "Where", "", "Side of the body's middle, and mm of the lesion's middle below the top of the scan", 1),
     Column("volume_ml", "Volume", "ml", "Voxels of the mask x voxel volume", 1),
     Column("suv_max", "SUVmax", "", "Highest body-weight SUV in the lesion", 1),
-    Column("suv_peak_global", "SUVpeak", "", "Largest mean of a 1 ml sphere around a voxel of the lesion (IBSI 0F91)", 2),
-    Column("suv_mean", "SUVmean", "", "Mean body-weight SUV in the lesion", 3),
-    Column("tlg_suv_ml", "TLG", "SUV ml", "Total lesion glycolysis: SUVmean x volume", 2),
-    Column("longest_diameter_mm", "Diameter", "mm", "Largest distance between two points of the lesion's surface", 3),
-    Column("mean_hu", "CT", "HU", "Mean CT value in the lesion", 3),
+    Column("suv_peak_global", "SUVpeak", "", "Largest mean of a 1 ml sphere around a voxel of the lesion (IBSI 0F91)", 3),
+    Column("suv_mean", "SUVmean", "", "Mean body-weight SUV in the lesion", 4),
+    Column("tlg_suv_ml", "TLG", "SUV ml", "Total lesion glycolysis: SUVmean x volume", 3),
+    Column("longest_diameter_mm", "Diameter", "mm", "Largest distance between two points of the lesion's surface", 4),
+    Column("mean_hu", "CT", "HU", "Mean CT value in the lesion", 4),
     Column(
         "probability_mean",
         "Probability",

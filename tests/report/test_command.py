@@ -72,10 +72,15 @@ def test_what_cannot_be_used_is_one_line(result, tmp_path, capsys):
     assert "one result is needed" in failed(capsys)
     assert "is a file" in failed(capsys, result, "-o", result / "mask.nii.gz" / "x.html")
     assert "cannot be written" in failed(capsys, result, "-o", result / "mask.nii.gz" / "sub" / "x.html")
-    assert "cannot be written" in failed(capsys, result, "-o", "/proc/x/x.html")
     write_mask(tmp_path / "small.mha", np.ones((9, 9, 9), bool), read(result)[0].study.grid.crop((0, 0, 0), (9, 9, 9)))
     assert "not on the PET's grid" in failed(capsys, result, "--truth", tmp_path / "small.mha", "-o", tmp_path / "x.html")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.html", "small.mha"]
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(result, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("l2s.outdir.os.access", lambda path, mode: False)
+    monkeypatch.setattr("l2s.commands.report.read_case", None)
+    assert f"cannot be written ({tmp_path} does not let you)" in failed(capsys, result, "-o", tmp_path / "new" / "x.html")
 
 
 def without(table, key, field):

@@ -15,7 +15,7 @@ const GAP_PX = 4;
 const extentMm = (axis) => report.shape[axis] * report.spacing[axis];
 
 // [{key, left, top, width, height}] in pixels. Side by side, each as wide as its plane asks; a scan that is shorter than it is wide has
-// its coronal and sagittal planes one above the other beside the axial one; where it is narrow, the axial one lies on top.
+// its coronal and sagittal planes one above the other beside the axial one; where the page is narrow, they lie under it.
 function tilesOf(width, height) {
   if (state.planes < 3) return [{ key: state.planes, left: 0, top: 0, width, height }];
   const row = (keys, top, high, most) => {
@@ -35,6 +35,12 @@ function tilesOf(width, height) {
     const right = half + GAP_PX;
     return [{ key: 0, left: 0, top: 0, width: half, height }, { key: 1, left: right, top: 0, width: half, height: high }, { key: 2, left: right, top: high + GAP_PX, width: half, height: high }];
   }
+  if (isShort()) {
+    const ask = PLANES.map((p) => extentMm(p.down) / extentMm(p.across));
+    const share = (height - 2 * GAP_PX) / ask.reduce((total, v) => total + v, 0);
+    const tops = [0, ask[0] * share + GAP_PX, (ask[0] + ask[1]) * share + 2 * GAP_PX];
+    return ask.map((v, key) => ({ key, left: 0, top: tops[key], width, height: v * share }));
+  }
   const first = Math.min(0.42 * height, (width * extentMm(1)) / extentMm(2));
   return [...row([0], 0, first, first), ...row([1, 2], first + GAP_PX, height - first - GAP_PX, 0.58 * NARROW_HEIGHT_PX)];
 }
@@ -46,6 +52,7 @@ function stageHeight(width) {
   const most = width >= NARROW_PX || state.planes < 3 ? HEIGHT_PX : NARROW_HEIGHT_PX;
   const of = Object.fromEntries(tilesOf(width, most).map((tile) => [tile.key, fitted(tile).height]));
   if (state.planes < 3) return of[state.planes];
+  if (width < NARROW_PX && isShort()) return Math.min(most, width * PLANES.reduce((sum, p) => sum + extentMm(p.down) / extentMm(p.across), 0) + 2 * GAP_PX);
   if (width < NARROW_PX) return Math.min(most, Math.max(of[0] + GAP_PX + Math.max(of[1], of[2]), of[0] / 0.42));
   return isShort() ? Math.min(most, Math.max(of[0], 2 * Math.max(of[1], of[2]) + GAP_PX)) : Math.max(...Object.values(of));
 }
