@@ -116,7 +116,6 @@ class Result:
                 f"l2s {__version__}",
                 self.probability if save_probability else None,
                 self.cue if save_cue else None,
-                self.record.get("weights"),
             )
             if dicom_formats:
                 names += self._write_dicom(folder, dicom_formats, uid_seed)
@@ -150,7 +149,7 @@ class Result:
         from l2s.report.page import Case, write_report
 
         tool = f"l2s {__version__}"
-        table = lesion_table.as_dict(self.measures, tool, self.record.get("weights"))
+        table = lesion_table.as_dict(self.measures, tool)
         write_report(Path(path), Case(self.study, self.mask, table, self.record), tool)
         return Path(path)
 

@@ -14,7 +14,6 @@ import time
 import traceback
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -89,14 +88,7 @@ class Record:
 
     def __init__(self):
         self.started = time.perf_counter()
-        made = datetime.now().astimezone().isoformat(timespec="seconds")
-        self.content: dict = {
-            "tool": f"l2s {__version__}",
-            "use": "research use only",
-            "made": made,
-            "seconds": {},
-            "warnings": [],
-        }
+        self.content: dict = {"tool": f"l2s {__version__}", "use": "research use only", "seconds": {}, "warnings": []}
 
     @contextmanager
     def stage(self, name: str):
@@ -341,9 +333,7 @@ def write_page(path: Path, record: Record, study, result) -> None:
 
     tool = f"l2s {__version__}"
     measures = lesions.measure(study, result.mask, result.probability, result.cue)
-    write_report(
-        path, Case(study, result.mask, lesion_table.as_dict(measures, tool, record.content.get("weights")), record.content), tool
-    )
+    write_report(path, Case(study, result.mask, lesion_table.as_dict(measures, tool), record.content), tool)
     log.info("report: %s", path)
 
 

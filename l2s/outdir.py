@@ -77,7 +77,8 @@ def check(folder: Path, inputs: Iterable[Path] = ()) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises InputError where the folder, which need not exist, is a file or cannot be made or written."""
+    """Raises InputError, before any work, where a folder is a file or cannot be made or written; it need not exist."""
+    folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the result")
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
@@ -93,7 +94,6 @@ def write(
     tool: str,
     probability: np.ndarray | None = None,
     cue: np.ndarray | None = None,
-    weights: dict | None = None,
 ) -> list[str]:
     """Writes all but the record, which its caller writes last; returns the files' names.
 
@@ -106,7 +106,6 @@ def write(
         measures: of the mask; its mask_name, one of MASKS, names the file.
         tool: name and version for lesions.json.
         probability, cue: float32 (z, y, x), written where given.
-        weights: name and sha256 for lesions.json, as the record has them.
 
     Raises:
         InputError: the disk refused it.
@@ -121,7 +120,7 @@ def write(
         jobs.append(pool.submit(write_mask, folder / measures.mask_name, mask, stored))
         for job in jobs:
             job.result()
-    tables = [path.name for path in lesion_table.write(folder, measures, tool, weights)]
+    tables = [path.name for path in lesion_table.write(folder, measures, tool)]
     names = [measures.mask_name, *images, *tables]
     for name in OPTIONAL:
         if name not in names:

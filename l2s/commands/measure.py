@@ -67,7 +67,7 @@ def run_measure(arguments: argparse.Namespace) -> None:
     print(lesion_table.as_text(measures))
     if arguments.outdir:
         arguments.outdir.mkdir(parents=True, exist_ok=True)
-        paths = lesion_table.write(arguments.outdir, measures, f"l2s {__version__}", saved.record.get("weights"))
+        paths = lesion_table.write(arguments.outdir, measures, f"l2s {__version__}")
         print(f"{arguments.outdir}: {', '.join(path.name for path in paths)}")
 
 

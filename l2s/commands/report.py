@@ -19,12 +19,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     report = commands.add_parser(
         "report", help="make one HTML page of a result", description=run_report.__doc__, allow_abbrev=False
     )
-    report.add_argument(
-        "case",
-        type=Path,
-        nargs="?",
-        help="a result of l2s segment; with --pet and --mask a folder with their table (default: none)",
-    )
+    report.add_argument("case", type=Path, nargs="?", help="a result of l2s segment, or a folder of l2s measure --pet --mask")
     report.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="the page (default: report.html in the result's folder)"
     )
@@ -72,8 +67,8 @@ def check_words(arguments: argparse.Namespace, folder: Path | None) -> None:
         )
     if folder is None and arguments.output is None:
         raise InputError("with --pet and --mask the page needs a name: -o FILE.html")
-    if arguments.pet and folder and (folder / "record.json").exists():
-        raise InputError(f"{folder} holds a result with a mask of its own; leave out the folder, or --pet and --mask")
+    if arguments.pet and folder:
+        raise InputError(f"{folder} and --pet {arguments.pet}: both name the study to show; give one of them")
 
 
 def check(arguments: argparse.Namespace, folder: Path | None, output: Path) -> None:
@@ -110,21 +105,17 @@ def read_case(folder: Path):
 
 
 def read_files(arguments: argparse.Namespace):
-    """The same of --pet, --mask and --ct, with the table of the folder where one is named."""
+    """The same of --pet, --mask and --ct; the lesions are measured here."""
     from dataclasses import replace
 
     from l2s.commands.measure import read_mask_and_pet
 
     saved, warnings = read_mask_and_pet(arguments)
     files = {flag: path.name for flag in ("pet", "ct", "mask") if (path := getattr(arguments, flag))}
-    record = {
-        "tool": f"unknown: the mask came as {arguments.mask.name}",
-        "weights": {"intended_use": "unknown, as the mask came as a file"},
-        "case": {"name": saved.study.name} | files,
-    }
+    record = {"case": {"name": saved.study.name, "kind": "mask"} | files}  # as l2s measure --pet --mask writes it
     if not arguments.ct:
         warnings = [*warnings, "no --ct: no HU"]
-    return as_case(replace(saved, record=record), warnings, arguments.case or arguments.followup)
+    return as_case(replace(saved, record=record), warnings, None)
 
 
 def as_case(saved, warnings: list[str], folder: Path | None):
@@ -140,7 +131,7 @@ def as_case(saved, warnings: list[str], folder: Path | None):
         warnings = [line for line in warnings if outdir.PROBABILITY not in line and outdir.CUE not in line]
     else:
         measures = lesions.measure(saved.study, saved.mask, saved.probability, saved.cue, mask_name=saved.mask_name)
-        table = lesion_table.as_dict(measures, f"l2s {__version__}", saved.record.get("weights"))
+        table = lesion_table.as_dict(measures, f"l2s {__version__}")
     for line in warnings:
         log.warning("%s", line)
     return Case(saved.study, saved.mask, table, saved.record, tuple(warnings))

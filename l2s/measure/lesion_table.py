@@ -93,11 +93,8 @@ def as_csv(measures: Measures) -> str:
     return out.getvalue()
 
 
-def as_dict(measures: Measures, tool: str, weights: dict | None = None) -> dict:
-    """The content of lesions.json: schema_version, provenance, units, patient, lesions; every figure rounded to seven digits.
-
-    weights: those that made the mask, as a run's record names them; None: not known.
-    """
+def as_dict(measures: Measures, tool: str) -> dict:
+    """The content of lesions.json: schema_version, provenance, units, patient, lesions; every figure rounded to seven digits."""
     patient = _rounded(asdict(measures.patient))
     names = [*columns(), *patient]
     names += [key for part in patient.values() if isinstance(part, dict) for key in part]
@@ -109,7 +106,6 @@ def as_dict(measures: Measures, tool: str, weights: dict | None = None) -> dict:
             "use": "research use only",
             "case": measures.case,
             "mask": measures.mask_name,
-            "weights": {key: weights.get(key) for key in ("name", "sha256")} if weights else None,
             "connectivity": measures.connectivity,
             "min_volume_ml": measures.min_volume_ml,
             "min_voxels": measures.min_voxels,
@@ -121,8 +117,8 @@ def as_dict(measures: Measures, tool: str, weights: dict | None = None) -> dict:
     }
 
 
-def as_json(measures: Measures, tool: str, weights: dict | None = None) -> str:
-    return json.dumps(as_dict(measures, tool, weights), indent=2, allow_nan=False) + "\n"
+def as_json(measures: Measures, tool: str) -> str:
+    return json.dumps(as_dict(measures, tool), indent=2, allow_nan=False) + "\n"
 
 
 def _rounded(value):
@@ -183,12 +179,9 @@ def _patient_lines(measures: Measures) -> list[str]:
     return lines
 
 
-def write(folder: Path, measures: Measures, tool: str, weights: dict | None = None) -> list[Path]:
+def write(folder: Path, measures: Measures, tool: str) -> list[Path]:
     """Writes lesions.csv and lesions.json into a folder, each through a temporary name; returns their paths."""
-    texts = {
-        folder / CSV_NAME: as_csv(measures),
-        folder / JSON_NAME: as_json(measures, tool, weights),
-    }  # both made before one is written
+    texts = {folder / CSV_NAME: as_csv(measures), folder / JSON_NAME: as_json(measures, tool)}  # both made before one is written
     for path, text in texts.items():
         partial = path.with_name(f".{path.name}.part")
         try:

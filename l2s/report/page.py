@@ -163,7 +163,8 @@ def make_page(
 def warnings_of(case: Case) -> list[str]:
     """The record's warnings, then those of reading and measuring that it does not have."""
     lines = records.warnings(case.record)
-    return lines + [line for line in case.warnings if line not in lines]
+    measured = case.table["provenance"].get("warnings") or []
+    return list(dict.fromkeys([*lines, *case.warnings, *map(str, measured)]))
 
 
 def locate_lesions(case: Case) -> Located:

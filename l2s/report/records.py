@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 NOT_STATED = "The record states no intended use."
+FOREIGN_USE = "unknown: another tool made the mask."
 NO_GPU = "no GPU found"  # how the run's line about it begins: no fault of the result, it stands with the device
 
 
 def intended_use(record: dict) -> str:
     """What the weights' maker says they are for."""
-    return str((record.get("weights") or {}).get("intended_use") or NOT_STATED)
+    return str((record.get("weights") or {}).get("intended_use") or (FOREIGN_USE if is_foreign(record) else NOT_STATED))
+
+
+def is_foreign(record: dict) -> bool:
+    """Whether the mask came as a file (l2s measure --pet --mask), so that l2s only measured it."""
+    return (record.get("case") or {}).get("kind") == "mask"
 
 
 def warnings(record: dict) -> list[str]:
@@ -31,7 +37,10 @@ def provenance(record: dict, tool: str, made: str) -> list[tuple[str, str]]:
     """Made by what, in a few words: (name, value)."""
     weights, plan = record.get("weights") or {}, record.get("plan") or {}
     sha = str(weights.get("sha256") or "")
-    lines = [("Segmented by", str(record.get("tool") or "unknown: the record is missing"))]
+    if is_foreign(record):
+        lines = [("Mask from", str(record["case"].get("mask") or "a file"))]
+    else:
+        lines = [("Segmented by", str(record.get("tool") or "unknown: the record is missing"))]
     if weights.get("name"):
         lines.append(("weights", f"{weights['name']}" + (f" (SHA-256 {sha[:12]}…)" if sha else "")))
     if plan:

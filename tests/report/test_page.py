@@ -160,6 +160,8 @@ def test_warnings_of_reading_stand_beside_those_of_the_run(case, tmp_path):
     _, seen = written(tmp_path / "r.html", replace(case, record=record, warnings=("no CT", "of the run")), "l2s 9.9")
     items = [line for line in seen.words if line in ("no CT", "of the run")]
     assert items == ["of the run", "no CT"]
+    case = replace(case, table=case.table | {"provenance": case.table["provenance"] | {"warnings": ["of the liver"]}})
+    assert "of the liver" in written(tmp_path / "m.html", case, "l2s 9.9")[1].words
     assert "no GPU found: running on the CPU" not in seen.words  # no fault of the result: it stands with the device
 
 
