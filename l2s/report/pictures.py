@@ -12,7 +12,7 @@ from l2s.report import spin, volumes
 from l2s.report.draw import shade
 from l2s.report.lesions import Compared, Located
 from l2s.report.mip import SUV_RANGE, mip
-from l2s.report.outlines import Mark, View, mark_lesions, outline_path
+from l2s.report.outlines import Mark, View, letters, mark_lesions, outline_path
 from l2s.study import Study
 from l2s.working import AIR_HU, body_box
 
@@ -88,6 +88,7 @@ def make_pictures(study: Study, lesions: Located, judged: Compared | None, box: 
     for title, axis, width_mm, ends in (("Front", 1, across_mm, ("R", "L")), ("Left side", 2, depth_mm, ("A", "P"))):
         plane = mip(part, axis)
         view = View(*plane.shape, round(width_mm * scale, 1), round(height_mm * scale, 1))
+        taken = letters(view)  # shared: a missed lesion may lie on one of the mask's
         image = shade(plane, SUV_RANGE, (round(view.width_px * FINE), round(view.height_px * FINE)))
         made.append(
             Picture(
@@ -95,8 +96,8 @@ def make_pictures(study: Study, lesions: Located, judged: Compared | None, box: 
                 data_address(image, "PNG"),
                 view,
                 ends,
-                marks_on(lesions, box, axis, view),
-                marks_on(judged.missed, box, axis, view, lesions.count) if judged else [],
+                mark_lesions(outlines_on(lesions, box, axis, view), view, 0, taken),
+                mark_lesions(outlines_on(judged.missed, box, axis, view), view, lesions.count, taken) if judged else [],
                 [path for path, _ in outlines_on(judged.touched, box, axis, view)] if judged else [],
                 bar_mm * scale,
                 bar_mm,
@@ -104,11 +105,6 @@ def make_pictures(study: Study, lesions: Located, judged: Compared | None, box: 
             )
         )
     return made
-
-
-def marks_on(lesions: Located, box: volumes.Box, axis: int, view: View, first: int = 0) -> list[Mark]:
-    """The lesions' outlines and numbers on a view along that axis. first: how many numbers come before theirs."""
-    return mark_lesions(outlines_on(lesions, box, axis, view), view, first)
 
 
 def outlines_on(lesions: Located, box: volumes.Box, axis: int, view: View) -> list[tuple[str, tuple[float, float, float, float]]]:

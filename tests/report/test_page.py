@@ -10,6 +10,7 @@ import pytest
 
 from l2s.errors import InputError
 from l2s.report import page
+from l2s.report.outlines import area, around
 from l2s.report.page import write_report
 
 HOSTILE = '<script>window.hacked=1</script><img src=x onerror="window.hacked=2">&amp;\''
@@ -219,3 +220,15 @@ def test_a_failed_write_leaves_the_old_page_alone(case, tmp_path):
     with pytest.raises(OSError, match="r.html"):
         write_report(target, case, "l2s 9.9")
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_no_two_numbers_lie_on_each_other_where_a_missed_lesion_is_near(make):
+    case = make(lesions=(((40, 41), (20, 21), (30, 31), 9.0),))
+    truth = np.zeros_like(case.mask)
+    truth[40, 20, 32] = True  # beside the lesion, in front as from the side
+    lesions = page.locate_lesions(case)
+    judged = page.compare(lesions, case.mask, truth)
+    box = page.picture_box(case.study, case.mask | truth, 10**7)
+    for picture in page.make_pictures(case.study, lesions, judged, box, 1.0):
+        (own,), (other,) = picture.marks, picture.missed
+        assert area(around(own.number_at, 1), around(other.number_at, 2)) == 0
