@@ -1,4 +1,4 @@
-"""A lesion table and a run's record in words and numbers for people. No value is guessed: what is not there reads n/a."""
+"""A lesion table in words and numbers for people. No value is guessed: what is not there reads n/a."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from l2s.report.lesions import Compared
 
 NONE = "n/a"
-NOT_STATED = "The record states no intended use."
+UNSURE = 0.5  # of the network's output
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Column:
         key: in lesions.json; 'place' and 'verdict' are our own.
         head, unit: its heading.
         help: what it is, shown on pointing at the heading.
-        rank: 1 is always shown; 2 and 3 go first where the table is narrow.
+        rank: 1 is always shown; where the table is narrow, 4 goes first, then 3, then 2.
     """
 
     key: str
@@ -53,11 +53,11 @@ COLUMNS = (
     Column("place", "Where", "", "Side of the body's middle, and mm of the lesion's middle below the top of the scan", 1),
     Column("volume_ml", "Volume", "ml", "Voxels of the mask x voxel volume", 1),
     Column("suv_max", "SUVmax", "", "Highest body-weight SUV in the lesion", 1),
-    Column("suv_peak_global", "SUVpeak", "", "Largest mean of a 1 ml sphere around a voxel of the lesion (IBSI 0F91)", 2),
-    Column("suv_mean", "SUVmean", "", "Mean body-weight SUV in the lesion", 3),
-    Column("tlg_suv_ml", "TLG", "SUV ml", "Total lesion glycolysis: SUVmean x volume", 2),
-    Column("longest_diameter_mm", "Diameter", "mm", "Largest distance between two points of the lesion's surface", 3),
-    Column("mean_hu", "CT", "HU", "Mean CT value in the lesion", 3),
+    Column("suv_peak_global", "SUVpeak", "", "Largest mean of a 1 ml sphere around a voxel of the lesion (IBSI 0F91)", 3),
+    Column("suv_mean", "SUVmean", "", "Mean body-weight SUV in the lesion", 4),
+    Column("tlg_suv_ml", "TLG", "SUV ml", "Total lesion glycolysis: SUVmean x volume", 3),
+    Column("longest_diameter_mm", "Diameter", "mm", "Largest distance between two points of the lesion's surface", 4),
+    Column("mean_hu", "CT", "HU", "Mean CT value in the lesion", 4),
     Column(
         "probability_mean",
         "Probability",
@@ -65,7 +65,7 @@ COLUMNS = (
         "Mean of the network's probability over the lesion's voxels; not a calibrated chance",
         1,
     ),
-    Column("cue_share", "Cue", "", "Share of the lesion that the localizer marked too", 3),
+    Column("cue_share", "Cue", "", "Share of the lesion that the localizer marked too", 2),
 )
 VERDICT = Column("verdict", "Truth", "", "Whether the lesion shares a voxel with the truth", 1)
 VERDICT_WORDS = {"hit": "true positive", "false": "false positive", "missed": "false negative"}
@@ -178,8 +178,11 @@ def sureness(lesions: list[dict]) -> Fact:
         return Fact("How sure (probability)", NONE, "", "not kept in this result")
     middle = known[len(known) // 2][0] if len(known) % 2 else (known[len(known) // 2 - 1][0] + known[len(known) // 2][0]) / 2
     low, which = known[0]
-    note = f"lowest {low:.2f}, lesion {which}" if len(known) > 1 else ""
-    return Fact("How sure (probability)", f"{middle:.2f}", "median" if len(known) > 1 else "", note)
+    notes = ["network output, not calibrated"]
+    if len(known) > 1:
+        unsure = sum(value < UNSURE for value, _ in known)
+        notes += [f"{unsure} of {len(known)} below {UNSURE:g}", f"lowest {low:.2f}, lesion {which}"]
+    return Fact("How sure (probability)", f"{middle:.2f}", "median" if len(known) > 1 else "", "; ".join(notes))
 
 
 def patient(table: dict) -> list[tuple[str, str]]:
@@ -196,16 +199,35 @@ def patient(table: dict) -> list[tuple[str, str]]:
     for name, key in (("Liver", "liver"), ("Blood pool", "blood")):
         if p.get(key):
             lines.append((f"{name} SUVmean ± SD", f"{amount(p[key]['suv_mean'])} ± {amount(p[key]['suv_sd'])}"))
-    percist, deauville = p.get("percist") or {}, p.get("deauville") or {}
+    return lines + percist_lines(p.get("percist") or {}) + deauville_lines(p.get("deauville") or {})
+
+
+def percist_lines(percist: dict) -> list[tuple[str, str]]:
+    """PERCIST with what limits it: the baseline, what is lacking and why, what a reader must check by eye."""
+    lines = []
     if percist.get("sul_peak") is not None:
         lines.append(("SULpeak", amount(percist["sul_peak"])))
+    if percist.get("threshold_sul") is not None:
+        where = f", from the {percist['threshold_from']}" if percist.get("threshold_from") else ""
+        lines.append(("PERCIST 1.0 threshold (SUL)", amount(percist["threshold_sul"]) + where))
     if percist.get("measurable") is not None:
         lines.append(("PERCIST 1.0", "measurable" if percist["measurable"] else "not measurable"))
-    if percist.get("response"):
-        lines.append(("PERCIST 1.0 response", str(percist["response"])))
-    if deauville.get("score") is not None:
-        lines.append(("Deauville", f"{deauville['score']} ({deauville.get('reason', '')})"))
+    if percist.get("baseline"):
+        lines.append(("PERCIST 1.0 response", f"{percist.get('response') or NONE}, against {percist['baseline']}"))
+    if percist.get("sul_peak_change_percent") is not None:
+        lines.append(("SULpeak change", f"{percist['sul_peak_change_percent']:+.1f} %".replace("-", "−")))
+    for name, key in (("PERCIST 1.0 lacks", "reason"), ("PERCIST 1.0, to check", "notes")):
+        if percist.get(key):
+            lines.append((name, "; ".join(map(str, percist[key]))))
     return lines
+
+
+def deauville_lines(deauville: dict) -> list[tuple[str, str]]:
+    """The score with the comparison that decided it, or n/a with what is lacking."""
+    if not deauville:
+        return []
+    score, reason = deauville.get("score"), deauville.get("reason")
+    return [("Deauville", (NONE if score is None else str(score)) + (f" ({reason})" if reason else ""))]
 
 
 def scores(values: dict) -> list[tuple[str, str]]:
@@ -213,120 +235,3 @@ def scores(values: dict) -> list[tuple[str, str]]:
     return [
         (name, NONE if v is None or math.isnan(v) else f"{v:.3f}" if "Dice" in name else amount(v)) for name, v in values.items()
     ]
-
-
-@dataclass(frozen=True)
-class Change:
-    """One line of the comparison, as text: figure, unit, before, after, difference, difference in percent."""
-
-    name: str
-    unit: str
-    before: str
-    after: str
-    difference: str
-    percent: str
-
-
-def changes(before: dict, after: dict) -> list[Change]:
-    """TMTV, TLG, SUVmax, SUVpeak and count against a baseline; percent is n/a where the baseline is 0 or has none."""
-    lines = []
-    for name, unit, key in (
-        ("Lesions", "", "lesions"),
-        ("TMTV", "ml", "tmtv_ml"),
-        ("TLG", "SUV ml", "tlg_suv_ml"),
-        ("SUVmax", "", "suv_max"),
-        ("SUVpeak", "", "suv_peak"),
-    ):
-        a, b = before["patient"].get(key), after["patient"].get(key)
-        show, sign = (count, signed_count) if key == "lesions" else (amount, signed)
-        gap = None if a is None or b is None else b - a
-        percent = NONE if gap is None or a == 0 else signed_percent(100 * gap / a)
-        lines.append(Change(name, unit, show(a), show(b), sign(gap), percent))
-    return lines
-
-
-def count(value: int | None) -> str:
-    return NONE if value is None else str(value)
-
-
-def signed_count(value: int | None) -> str:
-    return NONE if value is None else "±0" if value == 0 else f"{value:+d}".replace("-", "−")
-
-
-def signed_percent(value: float) -> str:
-    text = f"{value:+.1f} %" if abs(value) < 99.95 else f"{value:+.0f} %"
-    return text.replace("-", "−")
-
-
-def intended_use(record: dict) -> str:
-    """What the weights' maker says they are for."""
-    return str((record.get("weights") or {}).get("intended_use") or NOT_STATED)
-
-
-def warnings(record: dict) -> list[str]:
-    """All that the run warned of or left out, and the error that it ended with."""
-    lines = [f"the run ended with an error: {record['error']}"] if record.get("error") else []
-    if (record.get("result") or {}).get("empty_because_of_error"):
-        lines.append("the mask is EMPTY because of that error, not because no lesion was found")
-    lines += [str(line) for line in record.get("warnings") or []]
-    left_out = left_out_of(record)
-    return lines + [f"left out: {line}" for line in left_out if not any(line in said for said in lines)]
-
-
-def left_out_of(record: dict) -> list[str]:
-    """Folds and mirrors that a time limit left out, in words."""
-    found = (record.get("method") or {}).get("left_out") or record.get("left_out") or []
-    return [", ".join(f"{k} {v}" for k, v in one.items()) if isinstance(one, dict) else str(one) for one in found]
-
-
-def provenance(record: dict, tool: str, made: str) -> list[tuple[str, str]]:
-    """Made by what, in a few words: (name, value)."""
-    weights, plan = record.get("weights") or {}, record.get("plan") or {}
-    sha = str(weights.get("sha256") or "")
-    lines = [("Segmented by", str(record.get("tool") or "unknown: the record is missing"))]
-    if weights.get("name"):
-        lines.append(("weights", f"{weights['name']}" + (f" (SHA-256 {sha[:12]}…)" if sha else "")))
-    if plan:
-        lines.append(("run", f"{plan.get('precision', '?')} on {plan.get('device_name') or plan.get('device', '?')}"))
-    if record.get("made") or record.get("date"):
-        lines.append(("on", str(record.get("made") or record.get("date"))))
-    if made:
-        lines.append(("page by", f"{tool}, {made}"))
-    return lines
-
-
-def sections(record: dict, viewer_mm, pet_mm) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The record for the page's end: (heading, (name, value) lines)."""
-    weights = record.get("weights") or {}
-    parts = [
-        (
-            "Weights",
-            [("name", weights.get("name")), ("SHA-256", weights.get("sha256")), ("intended use", weights.get("intended_use"))],
-        ),
-        ("Case", list((record.get("case") or {}).items())),
-        ("Plan", [(k, v) for k, v in (record.get("plan") or {}).items() if v is not None]),
-        ("Method", [(k, v) for k, v in (record.get("method") or {}).items() if k != "plan"]),
-        ("Geometry of the PET file", list((record.get("geometry") or {}).items())),
-        ("Seconds", list((record.get("seconds") or {}).items())),
-        (
-            "This page",
-            [
-                ("viewer, mm (z, y, x)", [round(s, 3) for s in viewer_mm]),
-                ("PET, mm (z, y, x)", [round(s, 3) for s in pet_mm]),
-            ],
-        ),
-    ]
-    known = [(head, [(str(k), plain(v)) for k, v in lines if v is not None]) for head, lines in parts]
-    return [(head, lines) for head, lines in known if lines]
-
-
-def plain(value) -> str:
-    """A JSON value as readable text."""
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {plain(v)}" for k, v in value.items() if v is not None) or "none"
-    if isinstance(value, list | tuple):
-        inner = [plain(v) for v in value]
-        return ("; " if any(isinstance(v, dict) for v in value) else ", ").join(inner) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)

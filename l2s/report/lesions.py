@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l2s.components import count_inside, label, largest_first
+from l2s.components import Components, count_inside, label, largest_first
 from l2s.errors import InputError
 
 HIT, FALSE, MISSED = "hit", "false", "missed"
@@ -64,11 +64,13 @@ class Compared:
     Attributes:
         verdicts: 'hit' or 'false' for each row of the lesion table.
         missed: the true lesions (18-connected) that no voxel of the mask touches.
+        touched: the other true lesions.
         true_lesions, found: how many there are, how many of them were found.
     """
 
     verdicts: tuple[str, ...]
     missed: Located
+    touched: Located
     true_lesions: int
     found: int
 
@@ -85,10 +87,15 @@ def compare(lesions: Located, mask: np.ndarray, truth: np.ndarray) -> Compared:
     shared = np.bincount(lesions.owner[hit], minlength=lesions.count)
     true = label(truth)
     touched = count_inside(true, mask) > 0
-    number = np.cumsum(~touched) - 1
-    keep = ~touched[true.owner] if true.count else np.zeros(0, bool)
-    missed = Located(mask.shape, true.voxels[keep], number[true.owner[keep]], int((~touched).sum()))
-    return Compared(tuple(HIT if n else FALSE for n in shared), missed, true.count, int(touched.sum()))
+    missed, met = (some_of(true, mask.shape, keep) for keep in (~touched, touched))
+    return Compared(tuple(HIT if n else FALSE for n in shared), missed, met, true.count, met.count)
+
+
+def some_of(table: Components, shape_zyx: tuple[int, int, int], keep: np.ndarray) -> Located:
+    """Those components that keep, bool (count,), names, numbered anew."""
+    number = np.cumsum(keep) - 1
+    voxels = keep[table.owner] if table.count else np.zeros(0, bool)
+    return Located(shape_zyx, table.voxels[voxels], number[table.owner[voxels]], int(keep.sum()))
 
 
 def places(lesions: Located, pet_suv: np.ndarray, grid) -> list[str]:

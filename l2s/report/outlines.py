@@ -94,13 +94,21 @@ def smoothed(v: np.ndarray) -> np.ndarray:
     return (np.roll(v, 1) + 2 * v + np.roll(v, -1)) / 4
 
 
-def mark_lesions(outlines: list[tuple[str, tuple[float, float, float, float]]], view: View, first: int = 0) -> list[Mark]:
+def mark_lesions(
+    outlines: list[tuple[str, tuple[float, float, float, float]]], view: View, first: int = 0, taken: list | None = None
+) -> list[Mark]:
     """Outlines with their numbers. A number lies beside its lesion, off the other numbers and, where it can, off all lesions.
 
-    The first MOST_NUMBERS get one. first: how many numbers come before these.
+    The first MOST_NUMBERS get one.
+
+    Args:
+        outlines: (SVG path, box) of each.
+        view: the projection.
+        first: how many numbers come before these.
+        taken: boxes where no number may lie; those of these numbers are added. None: those of letters.
     """
     boxes = np.array([box for _, box in outlines]).reshape(-1, 4)
-    taken = letters(view)
+    taken = letters(view) if taken is None else taken
     marks = []
     for k, (path, box) in enumerate(outlines):
         spot = place(k, first + k + 1, boxes, taken, view) if k < MOST_NUMBERS else None

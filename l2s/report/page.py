@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l2s.report import figures, volumes
+from l2s.report import changes, figures, records, volumes
 from l2s.report.lesions import MISSED, Compared, Located, compare, locate, places
 from l2s.report.mip import SUV_RANGE
 from l2s.report.pictures import (
@@ -44,12 +44,14 @@ class Case:
         mask: bool (z, y, x) on the study's grid.
         table: the lesion table as lesions.json holds it: `lesions`, `patient`, `provenance`.
         record: the run's record; {} where there is none.
+        warnings: what reading and measuring had to say, besides the record's own.
     """
 
     study: Study
     mask: np.ndarray
     table: dict
     record: dict
+    warnings: tuple[str, ...] = ()
 
 
 def write_report(
@@ -120,10 +122,10 @@ def make_page(
         "name": case.study.name,
         "made": made,
         "tool": tool,
-        "sections": figures.sections(case.record, box.grid.spacing_mm_zyx, case.study.grid.spacing_mm_zyx),
-        "provenance": figures.provenance(case.record, tool, made),
-        "use": figures.intended_use(case.record),
-        "warnings": figures.warnings(case.record),
+        "sections": records.sections(case.record, box.grid.spacing_mm_zyx, case.study.grid.spacing_mm_zyx),
+        "provenance": records.provenance(case.record, tool, made),
+        "use": records.intended_use(case.record),
+        "warnings": warnings_of(case),
         "headline": figures.headline(case.table, words),
         "facts": figures.facts(case.table),
         "patient": figures.patient(case.table),
@@ -141,17 +143,28 @@ def make_page(
     }
     if baseline is not None:
         before = locate_lesions(baseline)
+        changed = changes.changes(baseline.table, case.table)
+        context["headline"] += " " + changes.headline(changed, baseline.study.name)
+        context["facts"] = changes.with_baseline(context["facts"], baseline.table)
+        context["warnings"] = [*changes.differences(baseline, case), *context["warnings"]]
         context["baseline"] = {
             "name": baseline.study.name,
-            "provenance": figures.provenance(baseline.record, tool, ""),
-            "warnings": figures.warnings(baseline.record),
+            "provenance": records.provenance(baseline.record, tool, ""),
+            "warnings": warnings_of(baseline),
             "pictures": make_pictures(baseline.study, before, None, earlier, scale),
             "rows": figures.rows(baseline.table, places(before, baseline.study.pet_suv, baseline.study.grid), None),
             "columns": figures.columns(False),
-            "changes": figures.changes(baseline.table, case.table),
+            "changes": changed,
         }
     data, blobs = viewer_data(case, lesions, judged, box, pictures)
     return render(context, data, blobs)
+
+
+def warnings_of(case: Case) -> list[str]:
+    """The record's warnings, then those of reading and measuring that it does not have."""
+    lines = records.warnings(case.record)
+    measured = case.table["provenance"].get("warnings") or []
+    return list(dict.fromkeys([*lines, *case.warnings, *map(str, measured)]))
 
 
 def locate_lesions(case: Case) -> Located:
@@ -184,6 +197,8 @@ def viewer_data(
         packed["ct"] = volumes.pack_ct(volumes.block_mean(case.study.ct_hu[box.slices()], box.factors_zyx))
     shown = with_missed(lesions, judged)
     packed["labels"] = volumes.pack_labels(volumes.block_labels(shown, box))
+    if judged:
+        packed["truth"] = volumes.pack_labels(volumes.block_labels(judged.touched, box))
     hottest = box.to_viewer(hottest_voxels(shown, case.study.pet_suv))
     middle = box.to_viewer(middles(shown))
     verdicts = [*(judged.verdicts if judged else ["lesion"] * lesions.count), *["missed"] * (shown.count - lesions.count)]
@@ -199,7 +214,7 @@ def viewer_data(
             for k in range(shown.count)
         ],
         "views": [{"axis": p.axis, "step": p.view.step_px, "rows": p.view.rows, "columns": p.view.columns} for p in pictures],
-        "spin": make_spin(part, shown, box, pictures[0].view.height_px),
+        "spin": make_spin(part, shown, judged.touched if judged else None, box, pictures[0].view.height_px),
     }
     return data, {k: v.text for k, v in packed.items()} | {"niivue": squeezed_viewer()}
 

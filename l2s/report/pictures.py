@@ -12,7 +12,7 @@ from l2s.report import spin, volumes
 from l2s.report.draw import shade
 from l2s.report.lesions import Compared, Located
 from l2s.report.mip import SUV_RANGE, mip
-from l2s.report.outlines import Mark, View, mark_lesions, outline_path
+from l2s.report.outlines import Mark, View, letters, mark_lesions, outline_path
 from l2s.study import Study
 from l2s.working import AIR_HU, body_box
 
@@ -34,6 +34,7 @@ class Picture:
         ends: letters at the left and the right edge.
         marks: one for each lesion of the table.
         missed: one for each lesion that only the truth has.
+        truth: SVG path data of the other true lesions' outlines.
         bar_px, bar_mm: the length scale.
         axis: 1 front, 2 side: which axis of (z, y, x) it looks along.
     """
@@ -44,6 +45,7 @@ class Picture:
     ends: tuple[str, str]
     marks: list[Mark]
     missed: list[Mark]
+    truth: list[str]
     bar_px: float
     bar_mm: int
     axis: int
@@ -86,6 +88,7 @@ def make_pictures(study: Study, lesions: Located, judged: Compared | None, box: 
     for title, axis, width_mm, ends in (("Front", 1, across_mm, ("R", "L")), ("Left side", 2, depth_mm, ("A", "P"))):
         plane = mip(part, axis)
         view = View(*plane.shape, round(width_mm * scale, 1), round(height_mm * scale, 1))
+        taken = letters(view)  # shared: a missed lesion may lie on one of the mask's
         image = shade(plane, SUV_RANGE, (round(view.width_px * FINE), round(view.height_px * FINE)))
         made.append(
             Picture(
@@ -93,8 +96,9 @@ def make_pictures(study: Study, lesions: Located, judged: Compared | None, box: 
                 data_address(image, "PNG"),
                 view,
                 ends,
-                marks_on(lesions, box, axis, view),
-                marks_on(judged.missed, box, axis, view, lesions.count) if judged else [],
+                mark_lesions(outlines_on(lesions, box, axis, view), view, 0, taken),
+                mark_lesions(outlines_on(judged.missed, box, axis, view), view, lesions.count, taken) if judged else [],
+                [path for path, _ in outlines_on(judged.touched, box, axis, view)] if judged else [],
                 bar_mm * scale,
                 bar_mm,
                 axis,
@@ -103,33 +107,40 @@ def make_pictures(study: Study, lesions: Located, judged: Compared | None, box: 
     return made
 
 
-def marks_on(lesions: Located, box: volumes.Box, axis: int, view: View, first: int = 0) -> list[Mark]:
-    """The lesions' outlines on a view along that axis. first: how many numbers come before theirs."""
+def outlines_on(lesions: Located, box: volumes.Box, axis: int, view: View) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """(SVG path, box) of each lesion on a view along that axis."""
     index = lesions.indices_zyx() - box.start_zyx
     rows, columns = view.rows - 1 - index[:, 0], index[:, 3 - axis]
     order = np.argsort(lesions.owner, kind="stable")
     ends = np.searchsorted(lesions.owner[order], np.arange(lesions.count + 1))
-    return mark_lesions([outline_path(rows[order[a:b]], columns[order[a:b]], view) for a, b in zip(ends, ends[1:])], view, first)
+    return [outline_path(rows[order[a:b]], columns[order[a:b]], view) for a, b in zip(ends, ends[1:])]
 
 
-def make_spin(part: np.ndarray, lesions: Located, box: volumes.Box, height_px: float) -> dict:
-    """The rotating view: half a turn of frames and of outlines around all lesions."""
-    pooled = spin.pool(np.nan_to_num(part), box.factors_zyx)
-    marked = np.zeros(part.shape, np.uint8)
-    marked[tuple((lesions.indices_zyx() - box.start_zyx).T)] = 1
-    marked = spin.pool(marked, box.factors_zyx)
+def make_spin(part: np.ndarray, lesions: Located, truth: Located | None, box: volumes.Box, height_px: float) -> dict:
+    """The rotating view: half a turn of frames, of outlines around all lesions and of those around the truth where there is one."""
+    top = max(SUV_RANGE)
+    upright = spin.columns(spin.steps(spin.pool(np.nan_to_num(part), box.factors_zyx), top))
+    marked = {"outlines": spin.columns(drawn(lesions, box))} | ({"truths": spin.columns(drawn(truth, box))} if truth else {})
     spacing = box.grid.spacing_mm_zyx
     bin_mm = min(spacing[1:])
-    frames, outlines = [], []
-    for turn in spin.turns(pooled.shape[1:], spacing[1:], bin_mm):
-        plane = spin.project(pooled, turn)
+    frames, lines = [], {name: [] for name in marked}
+    for turn in spin.turns(box.grid.shape_zyx[1:], spacing[1:], bin_mm):
+        plane = spin.project(upright, turn)
         width_mm, height_mm = plane.shape[1] * bin_mm, plane.shape[0] * spacing[0]
         view = View(*plane.shape, width_mm * height_px / height_mm, height_px)
         size = (round(plane.shape[1] * SPIN_PX_A_BIN), round(height_mm / bin_mm * SPIN_PX_A_BIN))
-        frames.append(data_address(shade(plane, SUV_RANGE, size), "JPEG"))
-        rows, columns = np.nonzero(spin.project(marked, turn))
-        outlines.append(outline_path(rows, columns, view)[0] if len(rows) else "")
-    return {"frames": frames, "outlines": outlines, "width": round(view.width_px, 1), "height": height_px, "bin_mm": bin_mm}
+        frames.append(data_address(shade(plane * (top / 255), SUV_RANGE, size), "JPEG"))
+        for name, mask in marked.items():
+            rows, columns = np.nonzero(spin.project(mask, turn))
+            lines[name].append(outline_path(rows, columns, view)[0] if len(rows) else "")
+    return {"frames": frames, "width": round(view.width_px, 1), "height": height_px, "bin_mm": bin_mm} | lines
+
+
+def drawn(lesions: Located, box: volumes.Box) -> np.ndarray:
+    """uint8 (z, y, x) on the viewer's grid: 1 where a block holds a voxel of a lesion."""
+    marked = np.zeros(box.grid.shape_zyx, np.uint8)
+    marked[tuple(((lesions.indices_zyx() - box.start_zyx) // box.factors_zyx).T)] = 1
+    return marked
 
 
 def data_address(image, kind: str) -> str:

@@ -53,12 +53,21 @@ def turns(shape_yx: tuple[int, int], spacing_mm_yx: tuple[float, float], bin_mm:
     return made
 
 
-def project(volume: np.ndarray, turn: Turn) -> np.ndarray:
-    """The maximum (z, bins), head up, of a volume (z, y, x) at one angle; 0 in bins that no column meets."""
-    flat = volume.reshape(len(volume), -1)
-    out = np.zeros((len(volume), turn.width), volume.dtype)
-    out[:, turn.bins] = np.maximum.reduceat(flat[:, turn.order], turn.starts, axis=1)
-    return out[::-1]
+def steps(volume: np.ndarray, top: float) -> np.ndarray:
+    """uint8: 0..top in 255 steps, which is what a frame can show; the maximum of steps is the step of the maximum."""
+    return np.rint(np.clip(np.nan_to_num(volume), 0, top) * (255 / top)).astype(np.uint8)
+
+
+def columns(volume: np.ndarray) -> np.ndarray:
+    """A volume (z, y, x) as (y * x, z): a copy in which a column's voxels lie side by side, as project gathers whole columns."""
+    return np.ascontiguousarray(volume.reshape(len(volume), -1).T)
+
+
+def project(upright: np.ndarray, turn: Turn) -> np.ndarray:
+    """The maximum (z, bins), head up, of a volume's columns at one angle; 0 in bins that no column meets."""
+    out = np.zeros((turn.width, upright.shape[1]), upright.dtype)
+    out[turn.bins] = np.maximum.reduceat(upright[turn.order], turn.starts, axis=0)
+    return out.T[::-1]
 
 
 def pool(volume: np.ndarray, factors_zyx: tuple[int, int, int]) -> np.ndarray:

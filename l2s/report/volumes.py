@@ -14,7 +14,7 @@ from l2s.study import Grid
 MOST_VOXELS = 4_500_000  # of the viewer: three volumes of it make about 9 MB of page
 SUV_STEP = 0.02
 HU_STEP = 4.0
-MOST_LABELS = 254  # uint8, 0 is background; the further lesions share the last
+MOST_LABELS = 65535  # uint16, 0 is background; the further lesions share the last
 LEAST_SHARE = 0.5  # of a block that a lesion must fill to own it
 
 
@@ -48,7 +48,7 @@ class Packed:
 
     Attributes:
         text: base64 of gzip of the byte planes (all lowest bytes, then all next ones), C order (z, y, x).
-        dtype: 'int16' or 'uint8'.
+        dtype: 'int16' or 'uint16'.
         slope: value of one step.
     """
 
@@ -83,8 +83,8 @@ def block_mean(volume: np.ndarray, factors_zyx: tuple[int, int, int]) -> np.ndar
 
 
 def block_labels(lesions: Located, box: Box) -> np.ndarray:
-    """uint8 (z, y, x) on the viewer's grid: lesion k is k + 1 where it fills half a block, and in its fullest block however small it is."""
-    out = np.zeros(box.grid.shape_zyx, np.uint8)
+    """uint16 (z, y, x) on the viewer's grid: lesion k is k + 1 where it fills half a block, and always in its fullest one."""
+    out = np.zeros(box.grid.shape_zyx, np.uint16)
     if not lesions.count:
         return out
     index = (lesions.indices_zyx() - box.start_zyx) // box.factors_zyx
@@ -113,12 +113,12 @@ def pack_ct(ct_hu: np.ndarray) -> Packed:
 
 
 def pack_labels(labels: np.ndarray) -> Packed:
-    """uint8 labels."""
-    return _packed(labels, 1.0)
+    """uint16 labels."""
+    return _packed(labels.astype("<u2"), 1.0)
 
 
 def _packed(array: np.ndarray, slope: float) -> Packed:
     planes = np.ascontiguousarray(array).view(np.uint8).reshape(-1, array.itemsize).T
     # mtime 0: the same study makes the same page
     text = base64.b64encode(gzip.compress(np.ascontiguousarray(planes).tobytes(), 6, mtime=0)).decode()
-    return Packed(text, {1: "uint8", 2: "int16"}[array.itemsize], slope)
+    return Packed(text, array.dtype.name, slope)

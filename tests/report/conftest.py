@@ -46,8 +46,12 @@ def make_study(name="case", lesions=LESIONS) -> tuple[Study, np.ndarray]:
     return Study(pet, ct, grid, name=name), mask
 
 
-def make_case(name="case", lesions=LESIONS, record=RECORD) -> Case:
+def make_case(name="case", lesions=LESIONS, record=RECORD, planes=slice(None)) -> Case:
+    """The case; planes: a part of the scan along z."""
     study, mask = make_study(name, lesions)
+    start, stop, _ = planes.indices(SHAPE[0])
+    grid = study.grid.crop((start, 0, 0), (stop, *SHAPE[1:]))
+    study, mask = Study(study.pet_suv[planes], study.ct_hu[planes], grid, name=name), mask[planes]
     measures = measure(study, mask, mask * np.float32(0.8), mask * np.float32(1))
     return Case(study, mask, json.loads(lesion_table.as_json(measures, "l2s 9.9")), record)
 
@@ -78,7 +82,7 @@ def truth(case) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def make():
-    """make_case, for one of another name, record or lesions."""
+    """make_case, for one of another name, record, extent or lesions."""
     return make_case
 
 

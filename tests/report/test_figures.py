@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
-from l2s.report import figures
+from l2s.report import changes, figures, records
+from l2s.study import Grid
 
 
 @pytest.mark.parametrize(
@@ -27,7 +30,7 @@ def table(tmtv, tlg, suv_max, lesions=2, suv_peak=None):
 
 
 def test_changes():
-    lines = {line.name: line for line in figures.changes(table(100.0, 500.0, 8.0, 4), table(50.0, 500.0, 10.0, 2))}
+    lines = {line.name: line for line in changes.changes(table(100.0, 500.0, 8.0, 4), table(50.0, 500.0, 10.0, 2))}
     assert (lines["TMTV"].before, lines["TMTV"].after) == ("100", "50.0")
     assert (lines["TMTV"].difference, lines["TMTV"].percent) == ("−50.0", "−50.0 %")
     assert (lines["TLG"].difference, lines["TLG"].percent) == ("±0", "+0.0 %")
@@ -37,10 +40,43 @@ def test_changes():
 
 
 def test_a_baseline_of_nothing_has_no_percent():
-    lines = {line.name: line for line in figures.changes(table(0.0, 0.0, None, 0), table(12.0, 60.0, 7.0, 1))}
+    lines = {line.name: line for line in changes.changes(table(0.0, 0.0, None, 0), table(12.0, 60.0, 7.0, 1))}
     assert (lines["TMTV"].difference, lines["TMTV"].percent) == ("+12.0", "n/a")
     assert (lines["SUVmax"].difference, lines["SUVmax"].percent) == ("n/a", "n/a")
     assert (lines["Lesions"].difference, lines["Lesions"].percent) == ("+1", "n/a")
+
+
+def test_the_headline_of_a_comparison():
+    lines = changes.changes(table(100.0, 500.0, 8.0), table(43.4, 535.0, 10.0))
+    assert changes.headline(lines, "earlier") == "Since earlier: TMTV −56.6 %, TLG +7.0 %."
+    lines = changes.changes(table(0.0, 0.0, None, 0), table(12.0, 60.0, 7.0, 1))
+    assert changes.headline(lines, "earlier") == "Since earlier: TMTV +12.0 ml, TLG +60.0 SUV ml."
+
+
+def test_the_facts_of_a_comparison_hold_the_baseline(case, make):
+    before = make(lesions=(((40, 43), (20, 24), (30, 33), 14.0),)).table
+    facts = {fact.head: fact for fact in changes.with_baseline(figures.facts(case.table), before)}
+    assert facts["Lesions"].note == "largest holds 85%; baseline 1"
+    assert facts["Volume (TMTV)"].note == "largest 32.4 ml; baseline 5.4 ml"
+    assert facts["Spread (Dmax)"].note == "between lesion centroids; baseline n/a"
+
+
+def test_what_keeps_two_studies_apart():
+    counted = {"connectivity": 18, "min_volume_ml": 0.0}
+    assert changes.counting(counted, counted) == []
+    assert "18-connected in the baseline, 26-connected" in changes.counting(counted, counted | {"connectivity": 26})[0]
+    assert "0 ml and 2.5 ml" in changes.counting(counted, counted | {"min_volume_ml": 2.5})[0]
+    one = {"weights": {"name": "a", "sha256": "1" * 64}, "method": {"fusion": "voxelwise"}}
+    assert changes.made_by(one, one) == []
+    assert "a (111111111111…) and b (222222222222…)" in changes.made_by(one, {"weights": {"name": "b", "sha256": "2" * 64}})[0]
+    assert "(fusion)" in changes.made_by(one, one | {"method": {"fusion": "none"}})[0]
+    assert "not known" in changes.made_by({}, one)[0]
+    grid = Grid((100, 10, 10), (5.0, 4.0, 4.0), (0.0, 0.0, 0.0))
+    assert changes.geometry(grid, replace(grid, shape_zyx=(104, 10, 10))) == []
+    assert "500 and 530 mm long" in changes.geometry(grid, replace(grid, shape_zyx=(106, 10, 10)))[0]
+    assert (
+        "4.00 × 4.00 × 5.00 and 2.00 × 4.00 × 5.00 mm" in changes.geometry(grid, replace(grid, spacing_mm_zyx=(5.0, 4.0, 2.0)))[0]
+    )
 
 
 def test_headlines(case, make):
@@ -65,6 +101,9 @@ def test_facts_answer_how_many_how_much_and_how_sure(case, make):
         "n/a",
         "n/a",
     ]
+    assert facts["How sure (probability)"].note == "network output, not calibrated; 0 of 3 below 0.5; lowest 0.80, lesion 1"
+    doubtful = [dict(row, probability_mean=p) for row, p in zip(case.table["lesions"], (0.9, 0.4, 0.3))]
+    assert figures.sureness(doubtful).note == "network output, not calibrated; 2 of 3 below 0.5; lowest 0.30, lesion 3"
     unknown = [dict(row, probability_mean=None) for row in case.table["lesions"]]
     assert figures.sureness(unknown).value == "n/a"
 
@@ -76,17 +115,30 @@ def test_warnings_hold_all_that_went_wrong_or_was_left_out():
         "result": {"empty_because_of_error": True},
         "method": {"left_out": ["fold 1", {"fold": 2}]},
     }
-    lines = figures.warnings(record)
+    lines = records.warnings(record)
     assert lines[0] == "the run ended with an error: e"
     assert "EMPTY because of that error" in lines[1]
     assert lines[2:] == ["w", "left out: fold 1", "left out: fold 2"]
-    assert figures.warnings({}) == []
+    assert records.warnings({}) == []
+
+
+def test_provenance_says_when_and_on_what():
+    record = {
+        "tool": "l2s 1",
+        "made": "2026-01-02T03:04:05+01:00",
+        "plan": {"precision": "fp32", "device": "cpu"},
+        "warnings": ["no GPU found: running on the CPU"],
+    }
+    lines = dict(records.provenance(record, "l2s 1", ""))
+    assert lines["on"] == "2026-01-02 03:04:05+01:00"
+    assert lines["run"] == "fp32 on cpu (no GPU found)"
+    assert records.warnings(record) == []
 
 
 def test_a_record_that_lacks_things():
-    assert figures.intended_use({}) == figures.NOT_STATED
-    assert figures.provenance({}, "l2s 1", "today") == [
+    assert records.intended_use({}) == records.NOT_STATED
+    assert records.provenance({}, "l2s 1", "today") == [
         ("Segmented by", "unknown: the record is missing"),
         ("page by", "l2s 1, today"),
     ]
-    assert [head for head, _ in figures.sections({}, (1.0, 2.0, 3.0), (1.0, 2.0, 3.0))] == ["This page"]
+    assert [head for head, _ in records.sections({}, (1.0, 2.0, 3.0), (1.0, 2.0, 3.0))] == ["This page"]

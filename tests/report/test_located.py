@@ -44,6 +44,8 @@ def test_one_shared_voxel_makes_a_hit():
     assert found.verdicts == ("hit", "false", "false")
     assert (found.true_lesions, found.found, found.missed.count) == (2, 1, 1)
     assert found.missed.indices_zyx().tolist() == [[0, 8, 9]]
+    assert found.touched.indices_zyx().tolist() == [[4, 4, 4], [4, 5, 4]]
+    assert (found.touched.count, found.touched.owner.tolist()) == (1, [0, 0])
 
 
 def test_a_neighbour_is_no_hit():

@@ -10,6 +10,7 @@ import pytest
 
 from l2s.errors import InputError
 from l2s.report import page
+from l2s.report.outlines import area, around
 from l2s.report.page import write_report
 
 HOSTILE = '<script>window.hacked=1</script><img src=x onerror="window.hacked=2">&amp;\''
@@ -121,11 +122,15 @@ def test_no_lesion_is_an_answer(make, tmp_path):
 def test_truth_in_three_kinds(case, truth, tmp_path):
     _, seen = written(tmp_path / "r.html", case, "l2s 9.9", truth=truth, scores={"Dice": 0.5, "false positive ml": None})
     kinds = [(a["data-lesion"], a["class"]) for tag, a in seen.tags if tag == "tr" and "data-lesion" in a]
-    assert kinds == [("1", "hit"), ("2", "false"), ("3", "false"), ("4", "missed")]
+    assert kinds == [("4", "missed"), ("1", "hit"), ("2", "false"), ("3", "false")]  # what was missed must not lie below the edge
     words = re.sub(r"\s+", " ", " ".join(seen.words))
-    assert "TP 1 lesions that touch the truth (1 of 2 true lesions found)" in words
-    assert "FP 2" in words
-    assert "FN 1" in words
+    assert "True positive 1 touch the truth (1 of 2 true lesions found)" in words
+    assert "False positive 2 do not touch the truth" in words
+    assert "False negative 1 true lesions missed" in words
+    assert "outline of the truth" in words
+    outlines = [a["d"] for tag, a in seen.tags if tag == "path" and a.get("class") == "truth"]
+    assert len(outlines) == 2  # the one that was found, from front and side
+    assert all(path.startswith("M") for path in outlines)
     assert "Dice 0.500" in words
     assert "false positive ml n/a" in words
 
@@ -138,6 +143,50 @@ def test_a_baseline_stands_beside_it(case, make, tmp_path):
     assert len([1 for tag, _ in seen.tags if tag == "figure"]) == 4
     words = re.sub(r"\s+", " ", " ".join(seen.words))
     assert "TMTV ml 32.4 38.1 +5.7 +17.6 %" in words  # 5.7 / 32.4
+    assert "Since earlier: TMTV +17.6 %, TLG " in words  # the heading
+    assert "baseline 32.4 ml" in words
+
+
+def test_a_comparison_says_what_keeps_the_two_apart(case, make, tmp_path):
+    before = make("earlier", record={})
+    before.table["provenance"]["min_volume_ml"] = 5.0
+    _, seen = written(tmp_path / "r.html", case, "l2s 9.9", baseline=before)
+    words = re.sub(r"\s+", " ", " ".join(seen.words))
+    assert "the least volume of a lesion is 5 ml and 0 ml" in words
+    assert "the weights of the baseline or of the follow-up are not known" in words
+
+
+def test_warnings_of_reading_stand_beside_those_of_the_run(case, tmp_path):
+    record = case.record | {"warnings": ["no GPU found: running on the CPU", "of the run"]}
+    _, seen = written(tmp_path / "r.html", replace(case, record=record, warnings=("no CT", "of the run")), "l2s 9.9")
+    items = [line for line in seen.words if line in ("no CT", "of the run")]
+    assert items == ["of the run", "no CT"]
+    case = replace(case, table=case.table | {"provenance": case.table["provenance"] | {"warnings": ["of the liver"]}})
+    assert "of the liver" in written(tmp_path / "m.html", case, "l2s 9.9")[1].words
+    assert "no GPU found: running on the CPU" not in seen.words  # no fault of the result: it stands with the device
+
+
+def test_what_limits_the_scores_is_on_the_page(make, tmp_path):
+    case = make()
+    case.table["patient"]["percist"] |= {
+        "baseline": "old",
+        "response": "PMR",
+        "notes": ["look at the liver"],
+        "reason": ["no liver"],
+    }
+    case.table["patient"]["deauville"] = {"score": None, "reason": "no liver region was given"}
+    _, seen = written(tmp_path / "r.html", case, "l2s 9.9", baseline=make("other"))
+    words = re.sub(r"\s+", " ", " ".join(seen.words))
+    for expected in (
+        "PERCIST 1.0 response PMR, against old",
+        "PERCIST 1.0 lacks no liver",
+        "PERCIST 1.0, to check look at the liver",
+        "Deauville n/a (no liver region was given)",
+        "the PERCIST response in the table is against old, not against other",
+    ):
+        assert expected in words
+    _, seen = written(tmp_path / "r.html", case, "l2s 9.9", baseline=make("old"))
+    assert "the PERCIST response in the table" not in " ".join(seen.words)
 
 
 def test_a_study_without_ct(case, tmp_path):
@@ -171,3 +220,15 @@ def test_a_failed_write_leaves_the_old_page_alone(case, tmp_path):
     with pytest.raises(OSError, match="r.html"):
         write_report(target, case, "l2s 9.9")
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_no_two_numbers_lie_on_each_other_where_a_missed_lesion_is_near(make):
+    case = make(lesions=(((40, 41), (20, 21), (30, 31), 9.0),))
+    truth = np.zeros_like(case.mask)
+    truth[40, 20, 32] = True  # beside the lesion, in front as from the side
+    lesions = page.locate_lesions(case)
+    judged = page.compare(lesions, case.mask, truth)
+    box = page.picture_box(case.study, case.mask | truth, 10**7)
+    for picture in page.make_pictures(case.study, lesions, judged, box, 1.0):
+        (own,), (other,) = picture.marks, picture.missed
+        assert area(around(own.number_at, 1), around(other.number_at, 2)) == 0

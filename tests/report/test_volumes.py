@@ -14,9 +14,9 @@ GRID = Grid((90, 80, 100), (3.0, 2.0, 2.0), (-100.0, -80.0, 7.0), ((0.0, -1.0, 0
 def unpacked(packed, shape) -> np.ndarray:
     """What the page's script does."""
     raw = np.frombuffer(gzip.decompress(base64.b64decode(packed.text)), np.uint8)
-    if packed.dtype == "uint8":
-        return raw.reshape(shape)
     low, high = raw.reshape(2, -1).astype(np.int32)
+    if packed.dtype == "uint16":
+        return (high << 8 | low).reshape(shape)
     return (((high << 8 | low) + 2**15) % 2**16 - 2**15).reshape(shape) * packed.slope
 
 
@@ -30,7 +30,7 @@ def test_values_come_back_within_half_a_step():
     assert np.abs(unpacked(volumes.pack_ct(ct), ct.shape) - ct).max() <= 2
     ct[0, 0, :2] = np.nan, 30000
     assert unpacked(volumes.pack_ct(ct), ct.shape)[0, 0, :2].tolist() == [-1024, 3072]
-    labels = rng.integers(0, 255, (5, 6, 7)).astype(np.uint8)
+    labels = rng.integers(0, 65536, (5, 6, 7)).astype(np.uint16)
     assert np.array_equal(unpacked(volumes.pack_labels(labels), labels.shape), labels)
 
 
@@ -83,12 +83,13 @@ def test_every_lesion_keeps_a_voxel_and_none_grows():
     assert labels[2, 0, 3] == 2
 
 
-def test_more_lesions_than_labels_share_the_last():
+def test_many_lesions_keep_a_label_each_until_the_last(monkeypatch):
     mask = np.zeros((3, 3, 601), bool)
     mask[1, 1, ::2] = True
     lesions = locate(mask, [1] * 301)
-    labels = volumes.block_labels(
-        lesions, volumes.viewer_box(Grid(mask.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)), (0, 0, 0), mask.shape)
-    )
-    assert labels.max() == 254
+    box = volumes.viewer_box(Grid(mask.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)), (0, 0, 0), mask.shape)
+    assert sorted(volumes.block_labels(lesions, box)[mask].tolist()) == list(range(1, 302))
+    monkeypatch.setattr(volumes, "MOST_LABELS", 300)
+    labels = volumes.block_labels(lesions, box)
+    assert labels.max() == 300
     assert (labels > 0).sum() == 301

@@ -1,6 +1,6 @@
 // NiiVue draws the slices where the browser has WebGL 2; outlines, crosshair and letters lie on a canvas over it.
 
-const NIFTI = { int16: 4, uint8: 2 };
+const NIFTI = { int16: 4 };
 
 function hasWebGl() {
   try {

@@ -17,12 +17,43 @@ function pick(name, focus = false) {
     else if (row.offsetTop + row.offsetHeight > box.scrollTop + box.clientHeight) box.scrollTop = row.offsetTop + row.offsetHeight - box.clientHeight;
     if (focus) row.focus({ preventScroll: true });
   }
+  nameOutlines(name);
   // the outline picked lies on top
   for (const mark of document.querySelectorAll('.plane g.lesion.picked')) mark.parentNode.insertBefore(mark, mark.parentNode.querySelector('.cross'));
   if (name.startsWith('b')) return;  // the viewer shows the follow-up
   state.picked = Number(name);
+  numberOnSpin(state.picked);
   if (drawer) drawer.update('all');
   moveTo(report.lesions[state.picked - 1].hottest);
+}
+
+// Outlines without a number, which are too many or too close for one, get theirs while they are picked.
+function nameOutlines(name) {
+  for (const old of document.querySelectorAll('text.passing')) old.remove();
+  for (const mark of document.querySelectorAll('.plane g.lesion.picked')) {
+    if (mark.querySelector('text')) continue;
+    const box = mark.querySelector('.line').getBBox();
+    const text = document.createElementNS('http://www.w3.org/2000/svg', 'text');
+    const wide = mark.ownerSVGElement.viewBox.baseVal.width;
+    text.setAttribute('class', 'passing');
+    text.setAttribute('x', box.x + box.width + 18 < wide - 16 ? box.x + box.width + 18 : box.x - 18);
+    text.setAttribute('y', Math.max(26, box.y - 4));
+    text.textContent = name.replace('b', '');
+    mark.append(text);
+  }
+}
+
+// How many rows there are, and that some lie below the table's edge; what is drawn small keeps letters that can be read.
+function measurePage() {
+  for (const count of document.querySelectorAll('.count')) {
+    const box = byId(count.dataset.of).closest('.scroll');
+    count.classList.toggle('more', box.scrollHeight > box.clientHeight + 1);
+  }
+  for (const svg of document.querySelectorAll('.plane svg')) {
+    const shown = svg.getBoundingClientRect().width;
+    if (shown) svg.style.setProperty('--small', Math.min(1.35, Math.max(1, svg.viewBox.baseVal.width / shown)).toFixed(3));
+  }
+  sizeStage(byId('stage'));
 }
 
 function step(by) {
@@ -110,7 +141,7 @@ function startControls() {
   change('show-labels', 'change', (node) => { state.labels = node.checked; });
   change('suv', 'input', (node) => { state.suvMax = Number(node.value); byId('suv-out').textContent = node.value; });
   change('ct-window', 'change', (node) => { state.ctWindow = node.value.split(' ').map(Number); });
-  change('planes', 'change', (node) => { state.planes = Number(node.value); });
+  change('planes', 'change', (node) => { state.planes = Number(node.value); sizeStage(byId('stage')); });
   change('zoom', 'input', (node) => { state.zoom = Number(node.value); });
   byId('print').addEventListener('click', () => window.print());
   const theme = byId('theme');
@@ -167,5 +198,7 @@ for (const table of document.querySelectorAll('table.lesions')) startTable(table
 startPictures();
 startControls();
 startKeys();
-startSpin();
+const numberOnSpin = startSpin();
+measurePage();
+window.addEventListener('resize', measurePage);
 startViewer();

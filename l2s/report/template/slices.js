@@ -8,27 +8,57 @@ const PLANES = [
 const HOT = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
 const FUSED_SHARE = 0.55;  // of the PET over the CT
 const NARROW_PX = 560;
+const [HEIGHT_PX, NARROW_HEIGHT_PX, LEAST_HEIGHT_PX] = [430, 520, 150];  // of the stage
+const TRUTH = { pet: 'rgb(0 114 178)', ct: 'rgb(86 180 233)', fused: 'rgb(86 180 233)' };
 const GAP_PX = 4;
 
 const extentMm = (axis) => report.shape[axis] * report.spacing[axis];
 
-// [{key, left, top, width, height}] in pixels: side by side, each as wide as its plane asks; where it is narrow, the axial one on top.
+// [{key, left, top, width, height}] in pixels. Side by side, each as wide as its plane asks; a scan that is shorter than it is wide has
+// its coronal and sagittal planes one above the other beside the axial one; where the page is narrow, they lie under it.
 function tilesOf(width, height) {
   if (state.planes < 3) return [{ key: state.planes, left: 0, top: 0, width, height }];
-  const ask = PLANES.map((p) => Math.min(0.42 * width, (extentMm(p.across) / extentMm(p.down)) * height));
-  const row = (keys, top, high) => {
+  const row = (keys, top, high, most) => {
+    const ask = keys.map((k) => Math.min(0.42 * width, (extentMm(PLANES[k].across) / extentMm(PLANES[k].down)) * most));
+    const sum = ask.reduce((total, v) => total + v, 0);
     const room = width - GAP_PX * (keys.length - 1);
-    const sum = keys.reduce((total, k) => total + ask[k], 0);
     let left = 0;
-    return keys.map((key) => {
-      const tile = { key, left, top, width: (room * ask[key]) / sum, height: high };
+    return keys.map((key, k) => {
+      const tile = { key, left, top, width: (room * ask[k]) / sum, height: high };
       left += tile.width + GAP_PX;
       return tile;
     });
   };
-  if (width >= NARROW_PX) return row([0, 1, 2], 0, height);
-  const first = Math.round(0.42 * height);
-  return [...row([0], 0, first), ...row([1, 2], first + GAP_PX, height - first - GAP_PX)];
+  if (width >= NARROW_PX && !isShort()) return row([0, 1, 2], 0, height, HEIGHT_PX);
+  if (width >= NARROW_PX) {
+    const [half, high] = [(width - GAP_PX) / 2, (height - GAP_PX) / 2];
+    const right = half + GAP_PX;
+    return [{ key: 0, left: 0, top: 0, width: half, height }, { key: 1, left: right, top: 0, width: half, height: high }, { key: 2, left: right, top: high + GAP_PX, width: half, height: high }];
+  }
+  if (isShort()) {
+    const ask = PLANES.map((p) => extentMm(p.down) / extentMm(p.across));
+    const share = (height - 2 * GAP_PX) / ask.reduce((total, v) => total + v, 0);
+    const tops = [0, ask[0] * share + GAP_PX, (ask[0] + ask[1]) * share + 2 * GAP_PX];
+    return ask.map((v, key) => ({ key, left: 0, top: tops[key], width, height: v * share }));
+  }
+  const first = Math.min(0.42 * height, (width * extentMm(1)) / extentMm(2));
+  return [...row([0], 0, first, first), ...row([1, 2], first + GAP_PX, height - first - GAP_PX, 0.58 * NARROW_HEIGHT_PX)];
+}
+
+const isShort = () => extentMm(0) < 0.8 * Math.min(extentMm(1), extentMm(2));
+
+// The height at which the planes fill the stage: no band of nothing above and below a short scan.
+function stageHeight(width) {
+  const most = width >= NARROW_PX || state.planes < 3 ? HEIGHT_PX : NARROW_HEIGHT_PX;
+  const of = Object.fromEntries(tilesOf(width, most).map((tile) => [tile.key, fitted(tile).height]));
+  if (state.planes < 3) return of[state.planes];
+  if (width < NARROW_PX && isShort()) return Math.min(most, width * PLANES.reduce((sum, p) => sum + extentMm(p.down) / extentMm(p.across), 0) + 2 * GAP_PX);
+  if (width < NARROW_PX) return Math.min(most, Math.max(of[0] + GAP_PX + Math.max(of[1], of[2]), of[0] / 0.42));
+  return isShort() ? Math.min(most, Math.max(of[0], 2 * Math.max(of[1], of[2]) + GAP_PX)) : Math.max(...Object.values(of));
+}
+
+function sizeStage(stage) {
+  if (stage.clientWidth) stage.style.height = `${Math.ceil(Math.max(LEAST_HEIGHT_PX, stageHeight(stage.clientWidth)))}px`;
 }
 
 // The part of a tile that its plane fills, at the plane's proportions.
@@ -86,7 +116,12 @@ function drawOver(pen, tile, ratio) {
   pen.beginPath();
   pen.rect(tile.left, tile.top, tile.width, tile.height);
   pen.clip();
-  if (state.labels && report.lesions.length) drawEdges(pen, tile.key, frame, ratio);
+  if (state.labels && report.lesions.length) {
+    drawEdges(pen, tile.key, frame, volumes.labels, 1.6 * ratio, (number) => `rgb(${toneOf(number).join(' ')})`, 3 * ratio);
+    pen.setLineDash([4 * ratio, 3 * ratio]);
+    if (volumes.truth) drawEdges(pen, tile.key, frame, volumes.truth, 1.1 * ratio, () => TRUTH[state.mode]);
+    pen.setLineDash([]);
+  }
   const x = frame.left + (state.index[across] + 0.5) * frame.sx;
   const y = frame.top + (up ? report.shape[down] - state.index[down] - 0.5 : state.index[down] + 0.5) * frame.sy;
   const gap = 10 * ratio;
@@ -113,11 +148,12 @@ function drawOver(pen, tile, ratio) {
   });
 }
 
-function drawEdges(pen, key, frame, ratio) {
+// The outline of each label of a volume in a plane; halo: width of a white line beneath it.
+function drawEdges(pen, key, frame, volume, lineWidth, colourOf, halo = 0) {
   const { across, down } = PLANES[key];
   const [w, h] = [report.shape[across], report.shape[down]];
-  const labels = new Uint8Array(w * h);
-  eachVoxel(key, (row, column, offset) => { labels[row * w + column] = volumes.labels.array[offset]; });
+  const labels = new Uint16Array(w * h);
+  eachVoxel(key, (row, column, offset) => { labels[row * w + column] = volume.array[offset]; });
   const lines = new Map();
   for (let row = 0; row < h; row++) {
     for (let column = 0; column < w; column++) {
@@ -135,11 +171,13 @@ function drawEdges(pen, key, frame, ratio) {
   }
   pen.lineCap = 'round';
   for (const [number, path] of lines) {
-    pen.strokeStyle = 'rgba(255, 255, 255, 0.75)';
-    pen.lineWidth = 3 * ratio;
-    pen.stroke(path);
-    pen.strokeStyle = `rgb(${toneOf(number).join(' ')})`;
-    pen.lineWidth = 1.6 * ratio;
+    if (halo) {
+      pen.strokeStyle = 'rgba(255, 255, 255, 0.75)';
+      pen.lineWidth = halo;
+      pen.stroke(path);
+    }
+    pen.strokeStyle = colourOf(number);
+    pen.lineWidth = lineWidth;
     pen.stroke(path);
   }
 }

@@ -2,8 +2,10 @@
 
 const BESIDE = [[15, -9], [15, 9], [-15, -9], [-15, 9], [0, -19], [0, 19], [28, 0], [-28, 0], [22, -22], [-22, 22]];
 
+const MOST_NUMBERS = 60;  // more would cover the patient; the lesion that is picked has one however many there are
+
 function startSpin() {
-  const { frames, outlines, width, height, bin_mm: binMm } = report.spin;
+  const { frames, outlines, truths, width, height, bin_mm: binMm } = report.spin;
   const half = frames.length;
   const svgNs = 'http://www.w3.org/2000/svg';
   const make = (name, attributes, parent) => {
@@ -22,19 +24,21 @@ function startSpin() {
   const turned = make('g', {}, svg);
   const image = make('image', { width, height, preserveAspectRatio: 'none' }, turned);
   const outline = make('path', {}, turned);
+  const truth = make('path', { class: 'truth' }, turned);
   const ends = make('g', { class: 'ends' }, svg);
   const leftEnd = make('text', { x: 7, y: height / 2 }, ends);
   const rightEnd = make('text', { x: width - 7, y: height / 2, 'text-anchor': 'end' }, ends);
   make('text', { x: width / 2, y: 14, 'text-anchor': 'middle' }, ends).textContent = 'H';
   make('text', { x: width / 2, y: height - 6, 'text-anchor': 'middle' }, ends).textContent = 'F';
   const scale = height / (NZ * report.spacing[0]);
-  const tags = report.lesions.slice(0, 60).map((lesion, k) => {
+  const addTag = (k) => {
     const tag = make('g', { class: 'tag', 'data-lesion': k + 1 }, svg);
     make('circle', { r: 11 }, tag);
     make('text', {}, tag).textContent = String(k + 1);
     tag.addEventListener('click', () => pick(String(k + 1)));
-    return { tag, middle: lesion.middle };
-  });
+    return { tag, number: k + 1, middle: report.lesions[k].middle };
+  };
+  const tags = report.lesions.slice(0, MOST_NUMBERS).map((_, k) => addTag(k));
   const slider = byId('angle');
   slider.max = String(2 * half - 1);
   let step = 0;
@@ -44,6 +48,7 @@ function startSpin() {
     const mirrored = step >= half;
     image.setAttribute('href', frames[step % half]);
     outline.setAttribute('d', outlines[step % half]);
+    truth.setAttribute('d', truths ? truths[step % half] : '');
     turned.setAttribute('transform', mirrored ? `translate(${width} 0) scale(-1 1)` : '');
     const degrees = Math.round((step * 180) / half);
     const angle = (degrees * Math.PI) / 180;
@@ -82,4 +87,12 @@ function startSpin() {
     play.textContent = on ? 'Stop' : 'Play';
   });
   show(0);
+  return (number) => {
+    while (tags.length > MOST_NUMBERS && tags.at(-1).number !== number) tags.pop().tag.remove();
+    if (!tags.some((one) => one.number === number)) {
+      tags.push(addTag(number - 1));
+      tags.at(-1).tag.classList.add('picked');
+    }
+    show(step);
+  };
 }

@@ -19,9 +19,8 @@ async function unpack(id) {
 async function readVolume(id) {
   const bytes = await unpack(id);
   const { dtype, slope } = report.volumes[id];
-  if (dtype === 'uint8') return { array: bytes, slope };
   const n = bytes.length / 2;
-  const array = new Int16Array(n);
+  const array = dtype === 'uint16' ? new Uint16Array(n) : new Int16Array(n);
   for (let k = 0; k < n; k++) array[k] = bytes[k] | (bytes[n + k] << 8);
   return { array, slope };
 }
@@ -40,11 +39,12 @@ const state = {
   index: report.lesions.length ? report.lesions[0].hottest.slice() : report.shape.map((n) => (n - 1) / 2),
   mode: 'pet', suvMax: 10, ctWindow: [-160, 240], labels: true, planes: 3, zoom: 1, picked: 0,
 };
-let volumes = null;   // {pet, ct?, labels}
+let volumes = null;   // {pet, ct?, labels, truth?}
 let drawer = null;    // {update(what)}
 
 const TONES = { lesion: [213, 94, 0], hit: [0, 158, 115], false: [213, 94, 0], missed: [0, 114, 178] };
 const PICKED = [86, 180, 233];
+const MOST_LABELS = 65535;  // of a uint16: the lesions beyond it share the last
 const toneOf = (number) => (number === state.picked ? PICKED : TONES[report.lesions[number - 1].verdict]);
 
 function moveTo(index, from) {
@@ -64,8 +64,9 @@ function readOut() {
     parts.push(['SUV', value(volumes.pet).toFixed(2)]);
     if (volumes.ct) parts.push(['CT', value(volumes.ct).toFixed(0) + ' HU']);
     const label = volumes.labels.array[offsetOf(at)];
-    if (label) parts.push([report.lesions[label - 1].verdict === 'missed' ? 'missed lesion' : 'lesion', label === 254 ? '254 or further' : String(label)]);
+    if (label) parts.push([report.lesions[label - 1].verdict === 'missed' ? 'missed lesion' : 'lesion', label === MOST_LABELS ? `${label} or further` : String(label)]);
   }
+  if (volumes && volumes.truth && volumes.truth.array[offsetOf(at)]) parts.push(['in the', 'truth']);
   const mm = toMm(state.index);
   const words = [[mm[0], 'L', 'R'], [mm[1], 'P', 'A'], [mm[2], 'H', 'F']].map(([v, plus, minus]) => `${Math.abs(v).toFixed(0)} ${v < 0 ? minus : plus}`);
   parts.push(['at', words.join(', ') + ' mm']);
