@@ -137,7 +137,9 @@ def segment(
                 )
             except InputError as error:
                 warnings.append(f"the base answer will take about {expected:.0f} s of {left:.0f} s: no int8 networks, {error}")
-    warnings += describe_plan(working, model, plan, config)[1]
+    facts, lines = describe_plan(working, model, plan, config)
+    warnings += lines
+    log.info("body box %s: %s", " x ".join(map(str, working.pet_suv.shape)), ", ".join(f"{k} {v}" for k, v in facts.items()))
     folds = len(model.localizers), len(model.segmenters)
     growing = ensemble.growing_passes(*folds, flips)
     devices: list[dict] = []
@@ -208,7 +210,6 @@ def describe_plan(working: Working, model: Model, plan: Plan, config: windows.Wi
         padded, tiles = windows.cut(working.pet_suv.shape, network, plan)
         more, problems = windows.describe_tiles(tiles, padded, network, plan)
     facts |= more
-    log.info("body box %s: %s", " x ".join(map(str, working.pet_suv.shape)), ", ".join(f"{k} {v}" for k, v in facts.items()))
     return facts, lines + problems
 
 
