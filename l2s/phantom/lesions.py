@@ -18,6 +18,7 @@ from l2s.phantom.tissues import HU, Tissue, members
 from l2s.phantom.uptake import SUV, blend
 
 MAX_LESIONS = 25
+UNEVEN_ABOVE_ML = 15.0
 TRIES = 40
 LEAST_IMPLANT_SUV = 2.5
 HOT_ORGANS = members(
@@ -32,13 +33,16 @@ HOT_ORGANS = members(
 )
 # kind: share among lesions, volume in ml (median, sd of its logarithm, low, high)
 KINDS = {
-    "node": (0.36, (2.0, 1.0, 0.3, 40.0)),
-    "lung": (0.16, (2.5, 1.5, 0.3, 100.0)),
-    "liver": (0.13, (5.0, 1.2, 0.5, 100.0)),
-    "bone": (0.18, (3.0, 1.1, 0.3, 80.0)),
-    "soft_tissue": (0.10, (140.0, 1.0, 20.0, 1000.0)),
+    "node": (0.34, (2.0, 1.1, 0.3, 80.0)),
+    "lung": (0.14, (2.5, 1.5, 0.3, 100.0)),
+    "lung_mass": (0.06, (80.0, 0.7, 20.0, 350.0)),
+    "liver": (0.11, (5.0, 1.2, 0.5, 100.0)),
+    "bone": (0.16, (3.0, 1.1, 0.3, 80.0)),
+    "soft_tissue": (0.12, (140.0, 1.0, 20.0, 1000.0)),
     "organ": (0.07, (12.0, 0.9, 1.0, 100.0)),
 }
+LARGE = ("lung_mass", "soft_tissue")
+MOST_LARGE = 2  # masses in one patient
 BONE = members(Tissue.MARROW, Tissue.CORTICAL, Tissue.FATTY_MARROW, Tissue.DISC)
 
 
@@ -71,7 +75,7 @@ class Lesion:
     """One lesion as drawn.
 
     Attributes:
-        kind: node, lung, liver, bone, soft_tissue or organ.
+        kind: one of KINDS.
         site: where, more closely.
         slices: its box on the canvas.
         weight: float32 share 0..1 of each voxel of the box that is lesion.
@@ -136,12 +140,12 @@ def add_lesions(
         if len(found) == count:
             break
         kind = names[int(rng.choice(len(names), p=share))]
-        if kind == "soft_tissue" and large == 2:
+        if kind in LARGE and large == MOST_LARGE:
             continue
         lesion = _try_implant(rng, scene, kind) if tumours else _try_one(rng, scene, kind)
         if lesion is not None:
             found.append(lesion)
-            large += lesion.kind == "soft_tissue"
+            large += lesion.kind in LARGE
     return found
 
 
@@ -178,8 +182,9 @@ def _try_implant(rng: np.random.Generator, scene: Scene, kind: str) -> Lesion | 
     canvas = scene.anatomy.canvas
     tumour = scene.tumours[int(rng.integers(len(scene.tumours)))]
     volume = draw_volume(rng, tumour)
-    # none but the limbs have room for a large one
-    kind = "soft_tissue" if volume >= KINDS["soft_tissue"][1][2] else kind
+    # none but limbs and lungs have room for a large one
+    if volume >= KINDS["soft_tissue"][1][2] and kind not in LARGE:
+        kind = "soft_tissue"
     place, site = draw_place(rng, scene.anatomy, kind, scene.pools.get(kind))
     shape = None if place is None else transplant(rng, canvas, place, tumour, volume, upright=kind == "soft_tissue")
     if shape is None:
@@ -254,7 +259,7 @@ def _visible(suv: np.ndarray, slices: Box, weight: np.ndarray, level: float, vol
 def _fill(
     rng: np.random.Generator, scene: Scene, slices: Box, weight: np.ndarray, level: float, volume_ml: float, kind: str
 ) -> None:
-    """Uptake with texture and, in large lesions, a cold dead core; CT numbers by kind."""
+    """Uptake with texture and, in large lesions, a fall from core to rim or a cold dead core; CT numbers by kind."""
     hu = scene.hu
     radius_vox = (volume_ml / scene.anatomy.canvas.voxel_volume_ml * 3 / (4 * np.pi)) ** (1 / 3)
     texture = smooth_noise(rng, weight.shape, (max(radius_vox * 0.5, 1.0),) * 3)
@@ -262,13 +267,17 @@ def _fill(
     uneven = rng.uniform(0.08, 0.2) if volume_ml < 20 else rng.uniform(0.15, 0.45)
     value = level * np.clip(1.0 + uneven * (texture + 0.6 * fine), 0.2, 2.0)
     dead = np.zeros(weight.shape, dtype=np.float32)
-    if volume_ml > 15 and rng.random() < (0.65 if kind == "soft_tissue" else 0.35):
+    if volume_ml > UNEVEN_ABOVE_ML:
         depth = ndimage.distance_transform_edt(np.pad(weight > 0.5, 1))[1:-1, 1:-1, 1:-1]
         core = depth / max(depth.max(), 1.0) + 0.25 * texture + 0.1 * fine
+        # growth fastest inside: without such masses a network takes the rim for the core's spill and outlines tightly
+        if rng.random() < 0.5:
+            value = value * np.clip(1.0 + rng.uniform(0.5, 1.5) * (core - 0.5), 0.3, 2.0)
+    if volume_ml > UNEVEN_ABOVE_ML and rng.random() < (0.65 if kind == "soft_tissue" else 0.35):
         dead = np.clip((core - rng.uniform(0.35, 0.7)) / 0.15, 0.0, 1.0)
         value = value + dead * (rng.uniform(0.8, 1.8) - value)
     blend(scene.suv, slices, weight, value)
-    ct = {"node": 42.0, "lung": 38.0, "liver": None, "soft_tissue": 40.0, "organ": 42.0, "bone": None}[kind]
+    ct = {"node": 42.0, "lung": 38.0, "lung_mass": 38.0, "liver": None, "soft_tissue": 40.0, "organ": 42.0, "bone": None}[kind]
     if kind == "liver":
         blend(hu, slices, weight * rng.uniform(0.0, 1.0), hu[slices] - 22.0)
         return

@@ -31,6 +31,7 @@ ORGAN_SITES = (
 )
 TISSUE_OF_KIND = {
     "lung": members(Tissue.LUNG),
+    "lung_mass": members(Tissue.LUNG),
     "liver": members(Tissue.LIVER),
     "bone": members(Tissue.MARROW),
     "soft_tissue": members(Tissue.MUSCLE),
