@@ -21,7 +21,7 @@ from scipy.special import expit
 
 from benchmarks.made import AUTOPET_SHAPE_ZYX, AUTOPET_SPACING_MM_ZYX, answers, lesion_mask
 from benchmarks.timing import in_turn, machine, table
-from l2s import components, fuse, pipeline, weights
+from l2s import components, engine, fuse, pipeline, weights
 from l2s.io.images import read_image, sitk_image, write_image, write_mask
 from l2s.io.studies import read_study
 from l2s.measure.metrics import evaluate_masks
@@ -67,13 +67,13 @@ def reading(folder: Path) -> dict[str, Callable]:
 
 def resampling(study: Study, spacing_mm_zyx) -> dict[str, Callable]:
     """To the bundled spacing and to the PET's own, and back."""
-    rows = {}
+    rows, plan = {}, engine.choose("cpu")
     for label, spacing in (("the weights' spacing", spacing_mm_zyx), ("the PET's spacing", study.grid.spacing_mm_zyx)):
         working = to_working(study, spacing)
         shape = " x ".join(map(str, working.grid.shape_zyx))
         rows[f"to_working, {label} (box {shape})"] = lambda s=spacing: to_working(study, s)
         rows[f"from_working, {label}"] = lambda w=working: from_working(w.pet_suv, w, study.grid, -30.0)
-        rows[f"from_working and sigmoid, {label}"] = lambda w=working: pipeline.on_pet_grid(w.pet_suv, w, study.grid)
+        rows[f"from_working and sigmoid, {label}"] = lambda w=working: pipeline.on_pet_grid(w.pet_suv, w, study.grid, plan)
     rows["body_box, the PET's grid"] = lambda: body_box(study.pet_suv, study.ct_hu, study.grid.spacing_mm_zyx)
     return rows
 

@@ -20,7 +20,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from scipy.special import expit
 
 from benchmarks.timing import in_turn, machine, ratio, table
 from l2s import engine, fuse, pipeline, weights
@@ -30,7 +29,7 @@ from l2s.measure.metrics import dice
 from l2s.phantom.sample import make_case
 from l2s.segment import windows
 from l2s.study import Grid, Study
-from l2s.working import Working, from_working, resample, to_working, working_grid
+from l2s.working import Working, resample, to_working, working_grid
 
 PATCH_ZYX = (96, 64, 80)  # half the paper's patch at twice its spacing: the same millimetres
 OVERLAP = 0.5
@@ -88,12 +87,14 @@ def load_case(args: argparse.Namespace) -> tuple[Study, np.ndarray]:
     return read_study(pet, ct, args.case.name)[0], read_image(args.case / "truth.mha")[0] > 0.5
 
 
-def scores(answers: dict[str, np.ndarray], cue: np.ndarray, working: Working, study: Study, truth: np.ndarray) -> dict:
+def scores(
+    answers: dict[str, np.ndarray], cue: np.ndarray, working: Working, study: Study, truth: np.ndarray, plan: engine.Plan
+) -> dict:
     """{name: mask on the PET's grid} from each one's logits in the body box, all fused with one cue."""
-    first = pipeline.on_pet_grid(cue, working, study.grid)
+    first = pipeline.on_pet_grid(cue, working, study.grid, plan)
     masks = {}
     for name, logits in answers.items():
-        probability = expit(from_working(logits, working, study.grid, pipeline.OUTSIDE_LOGIT))
+        probability = pipeline.on_pet_grid(logits, working, study.grid, plan)
         masks[name] = fuse.apply("voxelwise", probability, first)
     return {name: (dice(truth, mask), dice(masks["tiles"], mask)) for name, mask in masks.items()}
 
@@ -142,7 +143,7 @@ def main() -> None:
         print(f"{library} is absent: its row is left out (see --help)")
     calls = {"tiles": ours(plan), f"tiles, --max-ram {args.max_ram}": ours(limited)} | theirs(network, volume, patch)
     seconds, answers = in_turn(calls, args.repeats)
-    figures = scores(answers, pipeline.cue_logits(working, model, plan), working, study, truth)
+    figures = scores(answers, pipeline.cue_logits(working, model, plan), working, study, truth, plan)
     shape = " x ".join(map(str, working.grid.shape_zyx))
     print(f"\nOn the body box, {shape}:\n")
     print(show(seconds, figures, dict.fromkeys(seconds, volume[0].size)))

@@ -157,8 +157,10 @@ def segment(
     def answer(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(mask, probability, cue) on the PET's grid."""
         with stage("resample"):
-            cue = on_pet_grid(first, working, study.grid)
-            probability = on_pet_grid(second, working, study.grid)
+            (cue, probability), _, problems = engine.with_less(
+                plan, lambda p: [on_pet_grid(logits, working, study.grid, p) for logits in (first, second)], reserve
+            )
+        warnings.extend(problems)
         with stage("fuse"):
             return fuse.apply(policy, probability, cue), probability, cue
 
@@ -261,13 +263,15 @@ def lesion_logits(working: Working, model: Model, plan: Plan, config: windows.Wi
     return sum(run_pass(one, working, model, plan, config) for one in passes) / len(passes)
 
 
-def on_pet_grid(logits: np.ndarray, working: Working, grid: Grid) -> np.ndarray:
-    """Logits on the working grid -> probabilities, float32 (z, y, x), on the PET's own grid.
+def on_pet_grid(logits: np.ndarray, working: Working, grid: Grid, plan: Plan) -> np.ndarray:
+    """Logits on the working grid -> probabilities, float32 (z, y, x), on the PET's own grid; on a GPU where the plan has one.
 
     Logits, not probabilities, are brought back: a 16-bit probability is 1.0 from logit 8.5 on.
     """
-    on_grid = from_working(logits, working, grid, OUTSIDE_LOGIT)
-    return expit(on_grid, out=on_grid)
+    if plan.kind == "cpu":
+        on_grid = from_working(logits, working, grid, OUTSIDE_LOGIT)
+        return expit(on_grid, out=on_grid)
+    return from_working(engine.to_device(logits, plan), working, grid, OUTSIDE_LOGIT).sigmoid_().cpu().numpy()
 
 
 def finite(logits: np.ndarray, stage: str) -> np.ndarray:

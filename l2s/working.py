@@ -8,6 +8,7 @@ a coarser grid averages noise instead of picking samples.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -15,6 +16,7 @@ from scipy import ndimage, sparse
 from l2s.errors import InputError
 from l2s.study import Grid, Study
 
+Volume = TypeVar("Volume")  # a numpy array, or a torch tensor: this module names no tensor, so that it serves where none is
 AIR_HU = -1024.0
 BOX_STEP_MM = 6.0  # the body is a few hundred mm wide: its box needs no finer look
 BOX_MARGIN_MM = 12.0
@@ -91,10 +93,22 @@ def axis_weights(positions: np.ndarray, inputs: int, width: float) -> sparse.csr
     return matrix.astype(np.float32)
 
 
-def resample(array: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+def apply_along(weights: sparse.csr_matrix, array: Volume, axis: int) -> Volume:
+    """weights (outputs, inputs) times every line of array (z, y, x) along an axis; a tensor stays on its device."""
+    if isinstance(array, np.ndarray):
+        moved = np.moveaxis(array, axis, 0)
+        shape = (weights.shape[0], *moved.shape[1:])
+        return np.moveaxis((weights @ moved.reshape(moved.shape[0], -1)).reshape(shape), 0, axis)
+    # a GPU multiplies by the zeros faster than it looks the others up
+    moved = array.movedim(axis, 0)
+    shape = (weights.shape[0], *moved.shape[1:])
+    return (array.new_tensor(weights.toarray()) @ moved.reshape(moved.shape[0], -1)).reshape(shape).movedim(0, axis)
+
+
+def resample(array: Volume, source: Grid, target: Grid) -> Volume:
     """array (z, y, x) on source, brought to target; float32. Both grids share their direction; positions outside take the edge's value."""
     first = source.mm_to_index_zyx(target.index_to_mm_xyz((0, 0, 0)))
-    out = np.asarray(array, dtype=np.float32)
+    out = np.asarray(array, dtype=np.float32) if isinstance(array, np.ndarray) else array
     # the axis that shrinks the volume most goes first, so that the others have less to do
     for axis in sorted(range(3), key=lambda k: target.shape_zyx[k] / source.shape_zyx[k]):
         step = target.spacing_mm_zyx[axis] / source.spacing_mm_zyx[axis]
@@ -102,10 +116,8 @@ def resample(array: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
         if len(positions) == out.shape[axis] and np.allclose(positions, np.arange(out.shape[axis]), atol=1e-4):
             continue
         weights = axis_weights(positions, out.shape[axis], max(1.0, step))
-        moved = np.moveaxis(out, axis, 0)
-        shape = (len(positions), *moved.shape[1:])
-        out = np.moveaxis((weights @ moved.reshape(moved.shape[0], -1)).reshape(shape), 0, axis)
-    return np.ascontiguousarray(out)
+        out = apply_along(weights, out, axis)
+    return np.ascontiguousarray(out) if isinstance(out, np.ndarray) else out.contiguous()
 
 
 def body_box(pet_suv: np.ndarray, ct_hu: np.ndarray, spacing_mm_zyx) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -134,8 +146,12 @@ def body_box(pet_suv: np.ndarray, ct_hu: np.ndarray, spacing_mm_zyx) -> tuple[tu
     return tuple(start), tuple(stop)
 
 
-def from_working(array: np.ndarray, working: Working, grid: Grid, outside: float) -> np.ndarray:
-    """array of the body box, brought to the PET's LPS grid; voxels outside the box get the value outside. float32."""
+def from_working(array: Volume, working: Working, grid: Grid, outside: float) -> Volume:
+    """array of the body box, brought to the PET's LPS grid; voxels outside the box get the value outside. float32.
+
+    Args:
+        array: (z, y, x); a numpy array, or a float32 tensor, which is resampled on its device.
+    """
     low = np.ceil(grid.mm_to_index_zyx(working.grid.index_to_mm_xyz((-0.5, -0.5, -0.5))) - 1e-4)
     high = np.floor(grid.mm_to_index_zyx(working.grid.index_to_mm_xyz(np.subtract(working.grid.shape_zyx, 0.5))) + 1e-4)
     start = np.clip(low, 0, grid.shape_zyx).astype(int)
@@ -143,6 +159,7 @@ def from_working(array: np.ndarray, working: Working, grid: Grid, outside: float
     # where the box ends with the volume, voxels half outside the coarser field of view belong to it
     start = np.where(np.equal(working.start_zyx, 0), 0, start)
     stop = np.where(np.equal(working.stop_zyx, working.full.shape_zyx), grid.shape_zyx, stop)
-    out = np.full(grid.shape_zyx, outside, dtype=np.float32)
+    shape = grid.shape_zyx
+    out = np.full(shape, outside, dtype=np.float32) if isinstance(array, np.ndarray) else array.new_full(shape, outside)
     out[tuple(slice(a, b) for a, b in zip(start, stop))] = resample(array, working.grid, grid.crop(start, stop))
     return out

@@ -11,6 +11,7 @@ from l2s import engine, pipeline, weights
 from l2s.errors import InputError
 from l2s.pipeline import Settings
 from l2s.study import Grid, Study
+from l2s.working import to_working
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +157,16 @@ def test_folds_are_averaged_as_logits(study, model, plan):
     two = pipeline.segment(study, twice, plan)
     np.testing.assert_allclose(two.probability, one.probability, atol=1e-6)
     assert two.details["folds"] == 2
+
+
+def test_a_gpu_s_answer_is_brought_back_on_the_gpu(monkeypatch):
+    rng = np.random.default_rng(5)
+    study = Study(*rng.uniform(0, 5, (2, 20, 24, 28)).astype(np.float32), Grid((20, 24, 28), (3.0, 2.0, 2.0), (0.0, 0.0, 0.0)))
+    working = to_working(study, (4.0, 4.0, 4.0))
+    logits = rng.normal(0, 4, working.grid.shape_zyx).astype(np.float32)
+    plan = engine.choose("cpu")
+    moved = []
+    monkeypatch.setattr(engine, "to_device", lambda array, plan: moved.append(plan.device) or torch.from_numpy(array))
+    there = pipeline.on_pet_grid(logits, working, study.grid, dataclasses.replace(plan, device="cuda:0"))
+    assert moved == ["cuda:0"]
+    np.testing.assert_allclose(there, pipeline.on_pet_grid(logits, working, study.grid, plan), atol=1e-6)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from l2s.errors import InputError
@@ -116,6 +117,17 @@ def test_the_way_back_lands_on_the_same_place(spacing):
     np.testing.assert_allclose(back[body], expected[body], atol=tolerance)
     assert np.isnan(back[:, 0, 0]).all()
     assert not np.isnan(back[study.ct_hu > 0]).any()
+
+
+@pytest.mark.parametrize("spacing", [(4.0, 4.0, 4.0), (2.0, 5.0, 1.7)])
+def test_a_tensor_comes_back_as_an_array_does(spacing):
+    study = body_study()
+    working = to_working(study, spacing)
+    logits = np.random.default_rng(3).normal(size=working.grid.shape_zyx).astype(np.float32)
+    back = from_working(torch.from_numpy(logits), working, study.grid, -30.0)
+    assert isinstance(back, torch.Tensor)
+    assert back.dtype == torch.float32
+    np.testing.assert_allclose(back.numpy(), from_working(logits, working, study.grid, -30.0), atol=1e-5)
 
 
 def test_a_spacing_too_fine_to_be_meant():

@@ -46,7 +46,7 @@ def methods(
     for threshold in THRESHOLDS:
         yield f"SUV > {threshold:g}", study.pet_suv > threshold
     working = to_working(study, model.manifest.spacing_mm_zyx)
-    cue = pipeline.on_pet_grid(pipeline.cue_logits(working, model, plan), working, study.grid)
+    cue = pipeline.on_pet_grid(pipeline.cue_logits(working, model, plan), working, study.grid, plan)
     yield "2D U-Net", cue > 0.5
     for kind in kinds:
         # the first kind has the table's plain names, so that differences are taken on it
@@ -58,7 +58,7 @@ def methods(
             if network is None:
                 continue
             logits = pipeline.lesion_logits(working, network, plan, pipeline.windows_config(network, kind))
-            probability = pipeline.on_pet_grid(logits, working, study.grid)
+            probability = pipeline.on_pet_grid(logits, working, study.grid, plan)
             for ending, policy in policies.items():
                 yield f"{name}{ending}{suffix}", fuse.apply(policy, probability, cue)
 

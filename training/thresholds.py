@@ -34,9 +34,9 @@ def rows_of(job: Job, model: weights.Model, plan: engine.Plan) -> dict[tuple[flo
     """(lenient, strict) -> the case's row."""
     study, truth = read(job)
     working = to_working(study, model.manifest.spacing_mm_zyx)
-    cue = pipeline.on_pet_grid(pipeline.cue_logits(working, model, plan), working, study.grid)
+    cue = pipeline.on_pet_grid(pipeline.cue_logits(working, model, plan), working, study.grid, plan)
     logits = pipeline.lesion_logits(working, model, plan, pipeline.windows_config(model, None))
-    probability = pipeline.on_pet_grid(logits, working, study.grid)
+    probability = pipeline.on_pet_grid(logits, working, study.grid, plan)
     rows = {}
     for lenient in LENIENT:
         for strict in (s for s in STRICT if s >= lenient):

@@ -43,11 +43,10 @@ def stack_planes(volume: np.ndarray, config: PlanesConfig) -> np.ndarray:
     return np.moveaxis(volume, PLANE_AXIS[config.plane], 0)
 
 
-def take_planes(planes: np.ndarray, indices, neighbours: int) -> np.ndarray:
+def take_planes(planes: torch.Tensor, indices: list[int], neighbours: int) -> torch.Tensor:
     """(p, h, w) and n plane indices -> (n, 2*neighbours+1, h, w); beyond the first and last plane the edge plane is repeated."""
-    offsets = np.arange(-neighbours, neighbours + 1)
-    chosen = np.clip(np.asarray(indices)[:, None] + offsets, 0, len(planes) - 1)
-    return planes[chosen]
+    wanted = torch.tensor(indices)[:, None] + torch.arange(-neighbours, neighbours + 1)
+    return planes[wanted.clamp(0, len(planes) - 1).to(planes.device, non_blocking=True)]
 
 
 def flip_block(block: torch.Tensor, flip: tuple[int, ...], plane_axis: int) -> torch.Tensor:
@@ -102,17 +101,18 @@ def cue_logits(
         float32 (z, y, x).
     """
     axis = PLANE_AXIS[config.plane]
-    planes = stack_planes(scale(pet_suv, config), config)
+    # once on the device: each plane is read by its neighbours too
+    planes = to_device(stack_planes(scale(pet_suv, config), config), plan)
     count, height, width = planes.shape
     # padded with air, which training's crops also show beyond the body and beyond the array
     pad = (0, -width % STRIDE, 0, -height % STRIDE)
     samples = [(index, flip) for index in range(count) for flip in flips]
     batch = batch_planes(plan, height, width)
-    total = torch.zeros(planes.shape, dtype=torch.float32, device=plan.device)
+    total = torch.zeros_like(planes)
     with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
         for first in range(0, len(samples), batch):
             chosen = samples[first : first + batch]
-            block = to_device(take_planes(planes, [index for index, _ in chosen], network.config.neighbours), plan)
+            block = take_planes(planes, [index for index, _ in chosen], network.config.neighbours)
             block = torch.cat([flip_block(block[k : k + 1], flip, axis) for k, (_, flip) in enumerate(chosen)])
             block = F.pad(block, pad, value=-1.0).contiguous(memory_format=torch.channels_last)
             out = network(block)[:, :, :height, :width].float()

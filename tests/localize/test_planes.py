@@ -76,7 +76,7 @@ def test_coronal_planes_fix_y():
 
 
 def test_edge_planes_repeat():
-    stack = np.arange(4.0)[:, None, None]
+    stack = torch.arange(4.0)[:, None, None]
     assert planes.take_planes(stack, [0, 3], 2)[:, :, 0, 0].tolist() == [[0, 0, 0, 1, 2], [1, 2, 3, 3, 3]]
     assert planes.take_planes(stack, [1], 0)[:, :, 0, 0].tolist() == [[1]]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from l2s.errors import InputError
 from l2s.localize.planes import scale, stack_planes, take_planes
@@ -79,7 +80,7 @@ def test_edge_planes_are_repeated_as_at_inference(plane):
         image = make_batch(sampler, step).image[0].numpy()
         # the plane shown is the one that equals the middle channel; all five channels must be inference's
         index = int(np.argmin([np.abs(image[2] - p).max() for p in planes]))
-        np.testing.assert_array_equal(image, take_planes(planes, [index], 2)[0])
+        np.testing.assert_array_equal(image, take_planes(torch.from_numpy(planes.copy()), [index], 2)[0])
         seen.add(index)
     assert min(seen) < 2
     assert max(seen) > 33
