@@ -23,6 +23,7 @@ BOX_MARGIN_MM = 12.0
 BODY_HU = -300.0  # between fat (-100) and the couch's foam and clothes (below -700)
 BODY_SUV = 0.4  # finds limbs that the CT's smaller field of view cut off
 BODY_PART_ML = 50.0  # smaller pieces are couch rails, lines and noise; a calf is larger
+PLANES_AT_ONCE = 64  # on the way back: a total-body scan's answer at once would take three times its size
 MAX_WORKING_VOXELS = 2**30  # 4 GiB an image: beyond it a spacing is a typing error
 
 
@@ -161,5 +162,7 @@ def from_working(array: Volume, working: Working, grid: Grid, outside: float) ->
     stop = np.where(np.equal(working.stop_zyx, working.full.shape_zyx), grid.shape_zyx, stop)
     shape = grid.shape_zyx
     out = np.full(shape, outside, dtype=np.float32) if isinstance(array, np.ndarray) else array.new_full(shape, outside)
-    out[tuple(slice(a, b) for a, b in zip(start, stop))] = resample(array, working.grid, grid.crop(start, stop))
+    for first in range(start[0], stop[0], PLANES_AT_ONCE):
+        here = (first, *start[1:]), (min(first + PLANES_AT_ONCE, stop[0]), *stop[1:])
+        out[tuple(slice(a, b) for a, b in zip(*here))] = resample(array, working.grid, grid.crop(*here))
     return out

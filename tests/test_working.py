@@ -133,3 +133,12 @@ def test_a_tensor_comes_back_as_an_array_does(spacing):
 def test_a_spacing_too_fine_to_be_meant():
     with pytest.raises(InputError, match="limit"):
         working_grid(grid((300, 400, 400), (3.0, 2.0, 2.0)), (0.01, 0.01, 0.01))
+
+
+def test_the_way_back_by_planes_is_the_way_back_at_once(monkeypatch):
+    study = body_study()
+    working = to_working(study, (4.0, 4.0, 4.0))
+    logits = np.random.default_rng(3).normal(size=working.grid.shape_zyx).astype(np.float32)
+    at_once = from_working(logits, working, study.grid, -30.0)
+    monkeypatch.setattr("l2s.working.PLANES_AT_ONCE", 7)
+    np.testing.assert_allclose(from_working(logits, working, study.grid, -30.0), at_once, atol=1e-5)
