@@ -227,6 +227,16 @@ def fail(_job) -> None:
     raise OSError("no space left")
 
 
+def parent_of_worker(job: int) -> tuple[int, int]:
+    return job, os.getppid()
+
+
+def test_workers_are_no_forks_of_this_process_and_answers_keep_the_order():
+    answers = prepare.prepare_all([3, 1, 2], parent_of_worker, 2)
+    assert [job for job, _ in answers] == [3, 1, 2]
+    assert os.getpid() not in {parent for _, parent in answers}
+
+
 def test_a_killed_worker_is_said_and_a_full_disk_is_no_refusal():
     with pytest.raises(InputError, match="a worker process died with 0 of 3 cases done.*--workers than 1"):
         prepare.prepare_all([1, 2, 3], die, 1)
