@@ -144,8 +144,8 @@ def prepare_all(jobs: list[Job], work: Callable[[Job], dict | str], workers: int
                 f"400x400x326 takes about 2 GB); give fewer --workers than {workers}: finished cases are kept"
             ) from None
         except BaseException:
-            # a full disk or Ctrl-C: what waits must not be worked off first
-            pool.shutdown(wait=False, cancel_futures=True)
+            # a full disk or Ctrl-C: what waits must not be worked off first. Waits here, as leaving the block would undo the cancelling
+            pool.shutdown(cancel_futures=True)
             raise
     return [answers[k] for k in range(len(jobs))]
 
