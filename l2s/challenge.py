@@ -26,6 +26,9 @@ log = logging.getLogger("l2s")
 RECORD = "l2s-record.json"
 PREVIEW = "l2s-preview.png"
 LEAST_WRITING_S = 1.0  # reading may be quicker than writing, from files that lie in memory
+# times preparing, which takes the same processor through the same voxels: phantoms of 2 to 52 million voxels and a real PET/CT, on two
+# cores of an AMD EPYC, needed up to 0.6 for the preview and up to 4.3 for a page of 300 lesions (8 for one of 950)
+PREVIEW_DRAWING, PAGE_DRAWING = 1.0, 5.0
 REPORT = "l2s-report.html"
 MODEL_FLAG_FILE = "data-centric-model.json"  # autoPET III asks whether the model is its data-centric baseline: it is not
 
@@ -240,15 +243,15 @@ def load_model(args: argparse.Namespace, record: Record):
     return plan, model
 
 
-def make_settings(args: argparse.Namespace, record: Record, writing: float = 1.0):
-    """pipeline.Settings of the flags; the deadline leaves so many times for writing as reading took."""
+def make_settings(args: argparse.Namespace, record: Record, writing: float = 1.0, drawing: float = 0.0):
+    """pipeline.Settings of the flags; the deadline leaves so many times for writing as reading took, for drawing as preparing will."""
     from l2s import pipeline
 
     deadline = None
     if args.time_budget is not None:
         deadline = record.started + args.time_budget - writing * max(record.content["seconds"]["read"], LEAST_WRITING_S)
     spacing = tuple(args.spacing_mm) if args.spacing_mm else None
-    return pipeline.Settings(args.fusion, args.windows, spacing, tuple(args.mirror or ()), deadline)
+    return pipeline.Settings(args.fusion, args.windows, spacing, tuple(args.mirror or ()), deadline, drawing)
 
 
 def faster_model(args: argparse.Namespace, plan, model):
@@ -262,7 +265,8 @@ def faster_model(args: argparse.Namespace, plan, model):
 def run(args: argparse.Namespace, record: Record, plan, model) -> None:
     """Reads the case, segments it, writes the mask and what the edition wants beside it."""
     case, study, target = read_case(args, record)
-    result = segment(args, record, plan, model, study)
+    drawing = (PREVIEW_DRAWING if args.preview else 0.0) + (PAGE_DRAWING if args.report else 0.0)
+    result = segment(args, record, plan, model, study, drawing=drawing)
     with record.stage("write"):
         write_result(args, record, case, study, result.mask, target)
     record.warn(over_budget(plan.budget, record))
@@ -271,14 +275,14 @@ def run(args: argparse.Namespace, record: Record, plan, model) -> None:
             write_page(args.output / args.report, record, study, result)
 
 
-def segment(args: argparse.Namespace, record: Record, plan, model, study, writing: float = 1.0):
+def segment(args: argparse.Namespace, record: Record, plan, model, study, writing: float = 1.0, drawing: float = 0.0):
     """The study's Segmentation, by the flags of add_run_flags; what it took goes into the record.
 
-    The record knows already what reading took; writing will take so many times that.
+    The record knows already what reading took; writing will take so many times that, and drawing so many times what preparing takes.
     """
     from l2s import int8, pipeline
 
-    settings = make_settings(args, record, writing)
+    settings = make_settings(args, record, writing, drawing)
     result = pipeline.segment(study, model, plan, settings, make_progress(), faster_model(args, plan, model))
     record.content["seconds"] |= result.seconds
     record.content["plan"] = result.plan

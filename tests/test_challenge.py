@@ -116,6 +116,15 @@ def test_budgets_are_in_the_record(case, run):
     assert {"tiles", "tile_zyx", "batch_planes", "halo"} <= set(record["plan"])
 
 
+@pytest.mark.parametrize(("flag", "times"), [("--preview", "PREVIEW_DRAWING"), ("--report", "PAGE_DRAWING")])
+def test_a_budget_keeps_time_for_the_preview_and_the_page(case, run, monkeypatch, flag, times):
+    _, _, record = run(flag, "--time-budget", "1000")
+    assert record["left_out"] == []
+    monkeypatch.setattr(challenge, times, 1e6)
+    _, _, record = run(flag, "--time-budget", "1000")
+    assert record["left_out"] == ["localize fold 0 (x)", "segment fold 0 (x)"]
+
+
 def test_a_budget_that_cannot_be_kept_is_said(case, run):
     code, err, record = run("--max-ram", "1M", "--time-budget", "0.01")
     assert code == 0

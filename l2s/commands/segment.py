@@ -102,7 +102,9 @@ def run_segment(arguments: argparse.Namespace) -> None:
     if dicom:
         api.check_dicom(case, dicom)
     plan, model = challenge.load_model(arguments, record)
-    result = api.run(arguments, case, record, plan, model, settings)
+    writing = api.WRITING + api.MAP_WRITING * (arguments.save_probability + arguments.save_cue)
+    drawing = challenge.PAGE_DRAWING if arguments.report else 0.0
+    result = api.run(arguments, case, record, plan, model, settings, writing, drawing)
     files = result.save(
         arguments.outdir, image[0], arguments.save_probability, arguments.save_cue, dicom, uid_seed=arguments.uid_seed
     )
