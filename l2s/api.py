@@ -200,6 +200,7 @@ class Result:
         scores = None if truth is None else judge(truth, self)
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_report(path, page_case(self), f"l2s {__version__}", earlier, truth, scores)
+        outdir.list_file(path)
         return path
 
 

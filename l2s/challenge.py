@@ -98,6 +98,7 @@ class Record:
             "use": "research use only",
             "made": datetime.now().astimezone().isoformat(timespec="seconds"),
             "seconds": {},
+            "files": [],
             "warnings": [],
         }
 
@@ -272,7 +273,8 @@ def run(args: argparse.Namespace, record: Record, plan, model) -> None:
     record.warn(over_budget(plan.budget, record))
     if args.report:  # last: the page repeats the record's warnings
         with record.stage("report"):
-            write_page(args.output / args.report, record, study, result)
+            write_page(args, record, study, result)
+        record.warn(over_budget(plan.budget, record))
 
 
 def segment(args: argparse.Namespace, record: Record, plan, model, study, writing: float = 1.0, drawing: float = 0.0):
@@ -299,17 +301,18 @@ def segment(args: argparse.Namespace, record: Record, plan, model, study, writin
 
 
 def over_budget(budget, record: Record) -> list[str]:
-    """A line for each limit that the run did not keep."""
-    lines = []
+    """A line for each limit that the run did not keep and that the record's warnings do not name yet."""
+    over = {}
     vram = record.content.get("peak_device_mib", 0) * 2**20
     if budget.vram_bytes is not None and vram > budget.vram_bytes:
-        lines.append(f"peak memory of the GPU was {vram / 2**30:.2f} GiB, --max-vram was {budget.vram_bytes / 2**30:.2f} GiB")
+        over["--max-vram was"] = f"peak memory of the GPU was {vram / 2**30:.2f} GiB", f"{budget.vram_bytes / 2**30:.2f} GiB"
     seconds, peak = time.perf_counter() - record.started, peak_rss_bytes()
     if budget.seconds is not None and seconds > budget.seconds:
-        lines.append(f"the run took {seconds:.1f} s, --time-budget was {budget.seconds:g} s")
+        over["--time-budget was"] = f"the run took {seconds:.1f} s", f"{budget.seconds:g} s"
     if budget.ram_bytes is not None and peak > budget.ram_bytes:
-        lines.append(f"peak memory was {peak / 2**30:.2f} GiB, --max-ram was {budget.ram_bytes / 2**30:.2f} GiB")
-    return lines
+        over["--max-ram was"] = f"peak memory was {peak / 2**30:.2f} GiB", f"{budget.ram_bytes / 2**30:.2f} GiB"
+    said = "\n".join(record.content["warnings"])
+    return [f"{found}, {limit_was} {limit}" for limit_was, (found, limit) in over.items() if limit_was not in said]
 
 
 def peak_rss_bytes() -> int:
@@ -321,15 +324,12 @@ def peak_rss_bytes() -> int:
 
 
 def write_result(args: argparse.Namespace, record: Record, case: sockets.Sockets, study, mask, target: Path) -> None:
-    """The mask, autoPET III's extra file, the preview, and the mask's figures in the record."""
-    from l2s.io.images import write_mask
+    """The mask with what belongs to it, the preview, and the mask's figures in the record."""
     from l2s.measure.metrics import overlap
 
     lesions = len(overlap(mask, mask).truth_voxels)
     volume_ml = float(mask.sum()) * study.grid.voxel_volume_ml
-    write_mask(target, mask, study.stored)
-    if case.edition == "autopet3":
-        write_text(args.output / MODEL_FLAG_FILE, "false\n")
+    write_answer(args, record, case, target, mask, study.stored)
     record.content["result"] = {"lesions": lesions, "volume_ml": round(volume_ml, 3)}
     log.info("mask: %d lesions, %.1f ml, in %s", lesions, volume_ml, target)
     if args.preview:
@@ -337,17 +337,30 @@ def write_result(args: argparse.Namespace, record: Record, case: sockets.Sockets
 
         path = args.output / args.preview
         preview(study, mask, path)
+        record.content["files"].append(str(args.preview))
         log.info("preview: %s", path)
 
 
-def write_page(path: Path, record: Record, study, result) -> None:
+def write_answer(args: argparse.Namespace, record: Record, case: sockets.Sockets, target: Path, mask, stored) -> None:
+    """The mask, and what the edition wants beside it."""
+    from l2s.io.images import write_mask
+
+    write_mask(target, mask, stored)
+    record.content["files"].append(case.mask_name)
+    if case.edition == "autopet3":
+        write_text(args.output / MODEL_FLAG_FILE, "false\n")
+        record.content["files"].append(MODEL_FLAG_FILE)
+
+
+def write_page(args: argparse.Namespace, record: Record, study, result) -> None:
     """The HTML page, with the lesion table that it shows."""
     from l2s.measure import lesion_table, lesions
     from l2s.report.page import Case, write_report
 
-    tool = f"l2s {__version__}"
+    path, tool = args.output / args.report, f"l2s {__version__}"
     measures = lesions.measure(study, result.mask, result.probability, result.cue)
     write_report(path, Case(study, result.mask, lesion_table.as_dict(measures, tool), record.content), tool)
+    record.content["files"].append(str(args.report))
     log.info("report: %s", path)
 
 
@@ -359,15 +372,13 @@ def write_empty(args: argparse.Namespace, record: Record) -> None:
     """
     import numpy as np
 
-    from l2s.io.images import read_grid, write_mask
+    from l2s.io.images import read_grid
     from l2s.study import to_lps
 
     case, target = find_case(sockets.rescue, args)
     stored = read_grid(case.pet)
     empty, _ = to_lps(np.zeros(stored.shape_zyx, bool), stored)
-    write_mask(target, empty, stored)
-    if case.edition == "autopet3":
-        write_text(args.output / MODEL_FLAG_FILE, "false\n")
+    write_answer(args, record, case, target, empty, stored)
     record.content["result"] = {"lesions": 0, "volume_ml": 0.0, "empty_because_of_error": True}
     log.warning("--on-error empty: an EMPTY mask was written to %s", target)
 

@@ -165,6 +165,7 @@ def test_every_edition_has_its_files(case, run, tmp_path, edition, folder):
         expected.insert(0, "data-centric-model.json")
         assert json.loads((tmp_path / "output/data-centric-model.json").read_text()) is False
     assert files(tmp_path / "output") == sorted(expected)
+    assert sorted([*record["files"], "l2s-record.json"]) == sorted(expected)
 
 
 def clicks(points) -> str:
@@ -304,6 +305,7 @@ def test_on_error_empty_writes_an_empty_mask(case, run, tmp_path, kind):
     assert not sitk.GetArrayViewFromImage(mask).any()
     assert BAD[kind][1] in record["error"]
     assert "EMPTY mask" in err
+    assert sorted([*record["files"], "l2s-record.json"]) == files(tmp_path / "output")
     assert (tmp_path / "output/data-centric-model.json").is_file()
 
 
@@ -465,10 +467,14 @@ def test_nifti_input(case, run, tmp_path):
 
 
 def test_a_preview_is_a_picture(case, run, tmp_path):
-    assert run("--preview")[0] == 0
+    code, _, record = run("--preview", "--report")
+    assert code == 0
     assert (tmp_path / "output" / challenge.PREVIEW).read_bytes().startswith(b"\x89PNG")
-    assert run("--preview", str(tmp_path / "mine.png"))[0] == 0
+    assert sorted([*record["files"], "l2s-record.json"]) == files(tmp_path / "output")
+    code, _, record = run("--preview", str(tmp_path / "mine.png"))
+    assert code == 0
     assert (tmp_path / "mine.png").is_file()
+    assert str(tmp_path / "mine.png") in record["files"]
 
 
 def test_weights_that_do_not_exist(case, run, tmp_path):
