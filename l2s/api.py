@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 WRITING = 3.0  # times reading: PET, CT and mask are packed and read back
+MAP_WRITING = 1.5  # the same for probability or cue: on two cores half of the 3 that noise took on one
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,7 @@ class Result:
         scores = None if truth is None else judge(truth, self)
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_report(path, page_case(self), f"l2s {__version__}", earlier, truth, scores)
+        outdir.list_file(path)
         return path
 
 
@@ -470,7 +472,9 @@ def float_array(array, what: str) -> np.ndarray:
     return found
 
 
-def run(args: argparse.Namespace, case: Case, record: Record, plan, model, settings) -> Result:
+def run(
+    args: argparse.Namespace, case: Case, record: Record, plan, model, settings, writing: float = WRITING, drawing: float = 0.0
+) -> Result:
     """Segments and measures a case that was read.
 
     Args:
@@ -479,6 +483,7 @@ def run(args: argparse.Namespace, case: Case, record: Record, plan, model, setti
         record: of this run; filled on.
         plan, model: of challenge.load_model.
         settings: of the measures.
+        writing, drawing: of challenge.segment: what a time budget has to leave.
     """
     from l2s import challenge
     from l2s.measure.lesions import measure
@@ -490,7 +495,7 @@ def run(args: argparse.Namespace, case: Case, record: Record, plan, model, setti
     record.content["body"] = asdict(study.body)
     if case.dicom:
         record.content["dicom"] = case.dicom.facts
-    segmentation = challenge.segment(args, record, plan, model, study, WRITING)
+    segmentation = challenge.segment(args, record, plan, model, study, writing, drawing)
     with record.stage("measure"):
         measures = measure(study, segmentation.mask, segmentation.probability, segmentation.cue, settings)
     weights = record.content["weights"]

@@ -127,7 +127,9 @@ def run_until(
     result = answer(means["localize"].value(), means["segment"].value())
     finish = SLOWER * (clock() - started)
     if clock() > deadline:
-        lines = [f"the base answer alone took {clock() - deadline:.0f} s more than --time-budget allows; nothing was added to it"]
+        lines = [
+            f"the base answer alone took {clock() - deadline:.0f} s more than --time-budget leaves it; nothing was added to it"
+        ]
         return result, done, [str(one) for one in passes[base:]], lines
     lines: list[str] = []
     base_sums = [means[stage].value() for stage in STAGES]

@@ -25,6 +25,7 @@ from l2s.io.images import read_image, write_image, write_mask
 from l2s.io.studies import read_pet, read_study
 from l2s.measure import lesion_table
 from l2s.measure.lesions import Measures
+from l2s.measure.table import write_text
 from l2s.study import Body, Study
 
 PET, CT, PROBABILITY, CUE, RECORD, REPORT = (
@@ -97,6 +98,19 @@ def drop_derived(folder: Path) -> list[str]:
     for name in stale:
         (Path(folder) / name).unlink()
     return stale
+
+
+def list_file(path: Path) -> None:
+    """Adds a file that was put into the folder of a result to those that the record lists; in any other folder nothing is done."""
+    path = Path(path).absolute()
+    try:
+        record = read_record(path.parent)
+    except InputError:
+        return
+    # another program's record.json may lie beside a page; lists are as old as `tool`
+    if not str(record.get("tool")).startswith("l2s ") or record.get("files") is None or path.name in record["files"]:
+        return
+    write_text(path.parent / RECORD, json.dumps(record | {"files": [*record["files"], path.name]}, indent=2) + "\n")
 
 
 def write(

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 OUTSIDE_LOGIT = -30.0  # outside the body box: a probability of 1e-13, below every threshold
 MAPS_TO_COME = 6  # float32 arrays of the body box that are made beside the networks: scaled channels, logits, sums
 DEVICE_MAPS = 6  # of them on a GPU: the volume, its padded copy, the answer
+LEAST_PREPARING_S = 0.5  # for drawing: a page has parts that no small study makes smaller
 ANSWER_BYTES = 9  # a voxel of the PET: mask, probability, cue, which a time budget holds while it adds to them
 
 Progress = Callable[[str, int, int], None]
@@ -44,6 +45,7 @@ class Settings:
         mirror: axes along which mirrored copies are averaged, of 'x', 'y', 'z'.
         deadline: time.perf_counter() before which the answer must be there; None: every fold and mirror runs. With a deadline
             fold 0 gives the base answer, further folds and mirrors (along x, if none are named) follow while they fit.
+        drawing: times what preparing takes, to be kept free before the deadline for pictures and pages of the answer.
     """
 
     fusion: str | None = None
@@ -51,6 +53,7 @@ class Settings:
     spacing_mm_zyx: tuple[float, float, float] | None = None
     mirror: tuple[str, ...] = ()
     deadline: float | None = None
+    drawing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,9 @@ def segment(
 
     with stage("prepare"):
         working = to_working(study, spacing)
+    if settings.deadline is not None:
+        kept_s = settings.drawing * max(seconds["prepare"], LEAST_PREPARING_S)
+        settings = replace(settings, deadline=settings.deadline - kept_s)
     reserve = 4 * MAPS_TO_COME * working.pet_suv.size
     if settings.deadline is not None:
         reserve += ANSWER_BYTES * study.pet_suv.size

@@ -116,6 +116,15 @@ def test_budgets_are_in_the_record(case, run):
     assert {"tiles", "tile_zyx", "batch_planes", "halo"} <= set(record["plan"])
 
 
+@pytest.mark.parametrize(("flag", "times"), [("--preview", "PREVIEW_DRAWING"), ("--report", "PAGE_DRAWING")])
+def test_a_budget_keeps_time_for_the_preview_and_the_page(case, run, monkeypatch, flag, times):
+    _, _, record = run(flag, "--time-budget", "1000")
+    assert record["left_out"] == []
+    monkeypatch.setattr(challenge, times, 1e6)
+    _, _, record = run(flag, "--time-budget", "1000")
+    assert record["left_out"] == ["localize fold 0 (x)", "segment fold 0 (x)"]
+
+
 def test_a_budget_that_cannot_be_kept_is_said(case, run):
     code, err, record = run("--max-ram", "1M", "--time-budget", "0.01")
     assert code == 0
@@ -156,6 +165,7 @@ def test_every_edition_has_its_files(case, run, tmp_path, edition, folder):
         expected.insert(0, "data-centric-model.json")
         assert json.loads((tmp_path / "output/data-centric-model.json").read_text()) is False
     assert files(tmp_path / "output") == sorted(expected)
+    assert sorted([*record["files"], "l2s-record.json"]) == sorted(expected)
 
 
 def clicks(points) -> str:
@@ -295,6 +305,7 @@ def test_on_error_empty_writes_an_empty_mask(case, run, tmp_path, kind):
     assert not sitk.GetArrayViewFromImage(mask).any()
     assert BAD[kind][1] in record["error"]
     assert "EMPTY mask" in err
+    assert sorted([*record["files"], "l2s-record.json"]) == files(tmp_path / "output")
     assert (tmp_path / "output/data-centric-model.json").is_file()
 
 
@@ -456,10 +467,14 @@ def test_nifti_input(case, run, tmp_path):
 
 
 def test_a_preview_is_a_picture(case, run, tmp_path):
-    assert run("--preview")[0] == 0
+    code, _, record = run("--preview", "--report")
+    assert code == 0
     assert (tmp_path / "output" / challenge.PREVIEW).read_bytes().startswith(b"\x89PNG")
-    assert run("--preview", str(tmp_path / "mine.png"))[0] == 0
+    assert sorted([*record["files"], "l2s-record.json"]) == files(tmp_path / "output")
+    code, _, record = run("--preview", str(tmp_path / "mine.png"))
+    assert code == 0
     assert (tmp_path / "mine.png").is_file()
+    assert str(tmp_path / "mine.png") in record["files"]
 
 
 def test_weights_that_do_not_exist(case, run, tmp_path):

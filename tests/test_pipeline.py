@@ -123,6 +123,14 @@ def test_a_far_deadline_runs_all(study, model, plan):
     np.testing.assert_allclose(result.probability, at_once.probability, atol=1e-5)
 
 
+def test_the_deadline_leaves_time_to_draw_the_answer(study, model, plan):
+    far = time.perf_counter() + 1e3
+    assert pipeline.segment(study, model, plan, Settings(deadline=far, drawing=1.0)).left_out == []
+    # at least half a second is reckoned for preparing, however small the study
+    late = pipeline.segment(study, model, plan, Settings(deadline=far, drawing=2e3))
+    assert late.left_out == ["localize fold 0 (x)", "segment fold 0 (x)"]
+
+
 def test_the_faster_networks_come_only_when_the_deadline_needs_them(study, model, plan):
     calls = []
 

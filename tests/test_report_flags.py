@@ -55,6 +55,61 @@ def test_three_ways_to_one_page(case, weights_folder, tmp_path, capsys):
     assert "anna" in (tmp_path / "out" / "l2s-report.html").read_text()
 
 
+def listed(folder: Path) -> list[str]:
+    return sorted(json.loads((folder / "record.json").read_text())["files"])
+
+
+def test_the_record_lists_the_page(case, weights_folder, tmp_path):
+    out = tmp_path / "result"
+    argv = ["segment", str(case), str(out), "--weights", str(weights_folder), "--device", "cpu"]
+
+    def there() -> list[str]:
+        return sorted(p.name for p in out.iterdir() if p.name != "record.json")
+
+    assert cli.main(argv) == 0
+    assert "report.html" not in listed(out) == there()
+    for _ in range(2):  # made again it is listed once
+        assert cli.main(["report", str(out)]) == 0
+        assert "report.html" in listed(out) == there()
+    assert cli.main([*argv, "--report"]) == 0
+    assert "report.html" in listed(out) == there()
+    assert "report" in json.loads((out / "record.json").read_text())["seconds"]
+    result = l2s.segment(case, weights=weights_folder, device="cpu")
+    result.save(out)
+    assert "report.html" not in listed(out) == there()
+    result.report(out / "page.html")
+    assert "page.html" in listed(out) == there()
+
+
+def test_a_page_beside_another_programs_record_leaves_it_alone(case, weights_folder, tmp_path):
+    out, foreign = tmp_path / "result", tmp_path / "foreign" / "record.json"
+    assert cli.main(["segment", str(case), str(out), "--weights", str(weights_folder), "--device", "cpu"]) == 0
+    before = listed(out)
+    foreign.parent.mkdir()
+    for text in ('{"tool": "other 1", "files": ["a"]}', '{"tool": "l2s 0", "files": 3}', "no JSON"):
+        foreign.write_text(text)
+        assert cli.main(["report", str(out), "-o", str(foreign.parent / "page.html")]) == 0
+        assert foreign.read_text() == text
+    assert listed(out) == before
+
+
+def test_a_page_that_makes_the_run_late_is_said(case, weights_folder, tmp_path, monkeypatch):
+    write_report, late = page.write_report, []
+
+    def slow(*args, **kwargs):
+        late.append(True)
+        return write_report(*args, **kwargs)
+
+    monkeypatch.setattr(page, "write_report", slow)
+    monkeypatch.setattr(challenge, "over_budget", lambda budget, record: ["too late"] if late else [])
+    assert run(case, tmp_path / "out", weights_folder, "--report") == 0
+    assert "too late" in json.loads((tmp_path / "out" / "l2s-record.json").read_text())["warnings"]
+    late.clear()
+    argv = ["segment", str(case), str(tmp_path / "result"), "--weights", str(weights_folder), "--device", "cpu", "--report"]
+    assert cli.main(argv) == 0
+    assert "too late" in json.loads((tmp_path / "result" / "record.json").read_text())["warnings"]
+
+
 def test_no_flag_no_page_and_a_wrong_place_ends_before_the_work(case, weights_folder, tmp_path, capsys):
     assert run(case, tmp_path / "out", weights_folder, "--report", "absent/x.html") == 2
     assert "--report absent/x.html" in capsys.readouterr().err
@@ -71,5 +126,6 @@ def test_a_failing_page_does_not_cost_the_mask(case, weights_folder, tmp_path, m
     assert run(case, tmp_path / "out", weights_folder, "--report", "--on-error", "empty") == 0
     record = json.loads((tmp_path / "out" / "l2s-record.json").read_text())
     assert record["error"] == "RuntimeError: no ink"
+    assert record["files"] == [record["case"]["mask"]]
     assert "empty_because_of_error" not in record["result"]
     assert len(list((tmp_path / "out").rglob("*.mha"))) == 1

@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 import l2s
-from l2s import api, cli, outdir
+from l2s import api, challenge, cli, outdir
 from l2s.errors import InputError
 from l2s.io.images import read_grid, read_image, write_image, write_mask
 from l2s.io.inputs import read_input
@@ -134,6 +134,17 @@ def test_a_budget_that_was_not_kept_is_in_the_record(case, weights_folder, tmp_p
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert any("--time-budget was 0.001 s" in line for line in record["warnings"])
     assert record["left_out"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "where", "times"),
+    [("--report", challenge, "PAGE_DRAWING"), ("--save-cue", api, "MAP_WRITING"), ("--save-probability", api, "MAP_WRITING")],
+)
+def test_a_budget_keeps_time_for_what_comes_after(case, weights_folder, tmp_path, monkeypatch, flag, where, times):
+    monkeypatch.setattr(where, times, 1e6)
+    for flags, left_out in (((), []), ((flag,), ["localize fold 0 (x)", "segment fold 0 (x)"])):
+        assert segment(case, tmp_path / "out", weights_folder, "--time-budget", "1000", *flags) == 0
+        assert json.loads((tmp_path / "out" / "record.json").read_text())["left_out"] == left_out
 
 
 def test_counting_flags(segmented, capsys):

@@ -16,7 +16,7 @@ import l2s
 from l2s import cli
 from l2s.errors import InputError
 from l2s.io.images import read_image
-from l2s.io.rtstruct import read_rtstruct, roi_names
+from l2s.io.rtstruct import read_rtstruct
 from l2s.io.suv import Overrides
 
 sys.path.insert(0, str(Path(__file__).parent / "io"))
@@ -100,7 +100,8 @@ def test_seg_and_rtstruct_are_the_mask_voxel_by_voxel(study, segmented):
     assert np.array_equal(seg_mask(segmented / "seg.dcm", slices_of(study / "a")), mask)
     lps, grid, _, _ = read_image(segmented / "mask.nii.gz")
     path = segmented / "rtstruct.dcm"
-    regions = [read_rtstruct(path, grid, name) for name in roi_names(path)]
+    names = [region.ROIName for region in pydicom.dcmread(path).StructureSetROISequence]
+    regions = [read_rtstruct(path, grid, name) for name in names]
     assert np.array_equal(np.logical_or.reduce(regions), lps > 0)
     rows = list(csv.DictReader((segmented / "lesions.csv").open()))
     assert [int(region.sum()) for region in regions] == [int(row["voxels"]) for row in rows]

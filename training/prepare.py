@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import logging
+import multiprocessing
 import os
 import re
 import sys
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 REFUSED = "refused.csv"
 SPLITS = "splits.json"
+IMPORTS = ["training.cases", "training.readers", "training.run", "l2s.phantom.implants"]  # a worker's; this module is __main__
 MADE_NAME = re.compile(r"(phantom|implant)_\d+")  # kept for the cases made here; `l2s phantom` writes folders of such names
 
 
@@ -127,7 +129,11 @@ def prepare_all(jobs: list[Job], work: Callable[[Job], dict | str], workers: int
         InputError: a process died.
     """
     answers: dict[int, dict | str] = {}
-    with ProcessPoolExecutor(workers, initializer=_hush) as pool:
+    # a fork of this process, whose libraries may run threads, may crash; the server that is forked in its place has only the imports,
+    # and none of our logging: "CT is not on the PET grid" is true of every study of some data sets, and would drown the progress
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTS)
+    with ProcessPoolExecutor(workers, context) as pool:
         futures = {pool.submit(work, job): k for k, job in enumerate(jobs)}
         try:
             for future in _progress(as_completed(futures), len(jobs)):
@@ -138,15 +144,10 @@ def prepare_all(jobs: list[Job], work: Callable[[Job], dict | str], workers: int
                 f"400x400x326 takes about 2 GB); give fewer --workers than {workers}: finished cases are kept"
             ) from None
         except BaseException:
-            # a full disk or Ctrl-C: what waits must not be worked off first
-            pool.shutdown(wait=False, cancel_futures=True)
+            # a full disk or Ctrl-C: what waits must not be worked off first. Waits here, as leaving the block would undo the cancelling
+            pool.shutdown(cancel_futures=True)
             raise
     return [answers[k] for k in range(len(jobs))]
-
-
-def _hush() -> None:
-    """In a worker: 'CT is not on the PET grid' is true of every study of some data sets, and would drown the progress."""
-    logging.getLogger("l2s.io.studies").setLevel(logging.WARNING)
 
 
 def _progress(items: Iterator, total: int) -> Iterator:

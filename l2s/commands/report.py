@@ -50,6 +50,7 @@ def run_report(arguments: argparse.Namespace) -> None:
     scores = score(truth, case) if truth is not None else None
     output.resolve().parent.mkdir(parents=True, exist_ok=True)
     size = write_report(output, case, f"l2s {__version__}", baseline, truth, scores)
+    outdir.list_file(output)
     print(f"{output}: {len(case.table['lesions'])} lesions, {size / 1e6:.1f} MB, opens in a browser without a network")
 
 

@@ -102,11 +102,18 @@ def run_segment(arguments: argparse.Namespace) -> None:
     if dicom:
         api.check_dicom(case, dicom)
     plan, model = challenge.load_model(arguments, record)
-    result = api.run(arguments, case, record, plan, model, settings)
+    writing = api.WRITING + api.MAP_WRITING * (arguments.save_probability + arguments.save_cue)
+    drawing = challenge.PAGE_DRAWING if arguments.report else 0.0
+    result = api.run(arguments, case, record, plan, model, settings, writing, drawing)
     files = result.save(
         arguments.outdir, image[0], arguments.save_probability, arguments.save_cue, dicom, uid_seed=arguments.uid_seed
     )
     if arguments.report:
-        files.append(result.report(arguments.outdir / outdir.REPORT))
+        with record.stage("report"):
+            files.append(result.report(arguments.outdir / outdir.REPORT))
+        # once more, as the page comes after the record: a page that fails does not cost the mask
+        record.content["files"].append(outdir.REPORT)
+        record.warn(challenge.over_budget(plan.budget, record))
+        record.write(arguments.outdir / outdir.RECORD)
     print(lesion_table.as_text(result.measures))
     print(f"{arguments.outdir}: {', '.join(path.name for path in files)}")

@@ -17,15 +17,6 @@ FLAT = 0.1  # slice distances over which a contour's points may scatter across i
 SAME_PLANE = 0.01  # slice distances: contours nearer than this are drawn in one plane
 
 
-def roi_names(path: Path) -> list[str]:
-    """Names of the regions in an RTSTRUCT, in its order.
-
-    Raises:
-        InputError: the file is no RTSTRUCT.
-    """
-    return [name for name, _ in _regions(_read(path), path)]
-
-
 def read_rtstruct(path: Path, grid: Grid, roi_name: str) -> np.ndarray:
     """One region as a mask.
 

@@ -22,7 +22,6 @@ from l2s.serve.spool import Job, Result
 BAD_INPUT = 2  # the exit code of our commands for input that cannot be used
 TRY_LATER = 75  # EX_TEMPFAIL: the disk or memory gave out
 POLL_S = 0.05
-LOG_TAIL_BYTES = 4096
 
 Command = Callable[[Path, Path], list[str]]  # (folder of the images, folder for the output) -> the command and its arguments
 

@@ -9,7 +9,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from l2s.errors import InputError
 from l2s.io.dicom import read_pet
 from l2s.io.images import read_image
-from l2s.io.rtstruct import RTSTRUCT_CLASS, fill, read_rtstruct, roi_names
+from l2s.io.rtstruct import RTSTRUCT_CLASS, fill, read_rtstruct
 from l2s.study import Grid
 
 GRID = Grid((9, 20, 30), (3.0, 2.0, 1.5), (-10.0, 5.0, 100.0))
@@ -124,14 +124,12 @@ def test_bad_files_are_one_line(tmp_path):
     with pytest.raises(InputError, match="RTSTRUCT"):
         read_rtstruct(tmp_path / "text", GRID, "GTV")
     assert not read_rtstruct(write(tmp_path / "empty", GRID, []), GRID, "GTV").any()
-    assert roi_names(good) == ["GTV"]
 
 
 def test_the_tumour_of_sts001(data):
     folder = data / "sts001_wholebody"
     pet = read_pet(folder)
     path = next((folder / "FDG_PET" / "mask").glob("*.dcm"))
-    assert roi_names(path) == ["GTV_Mass", "GTV_Edema"]
     mask = read_rtstruct(path, pet.grid, "GTV_Mass")
     assert 366 <= mask.sum() * pet.grid.voxel_volume_ml <= 375
     # the mask that others made of the same contours, on the crop

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +227,30 @@ def die(_job) -> None:
 
 def fail(_job) -> None:
     raise OSError("no space left")
+
+
+def parent_of_worker(job: int) -> tuple[int, int]:
+    return job, os.getppid()
+
+
+def test_workers_are_no_forks_of_this_process_and_answers_keep_the_order():
+    answers = prepare.prepare_all([3, 1, 2], parent_of_worker, 2)
+    assert [job for job, _ in answers] == [3, 1, 2]
+    assert os.getpid() not in {parent for _, parent in answers}
+
+
+def fail_at_once_or_leave_a_mark(job: Path) -> None:
+    if job.name == "0":
+        raise OSError("no space left")
+    time.sleep(0.05)
+    job.touch()
+
+
+def test_what_waits_is_not_worked_off_after_a_failure(tmp_path):
+    with pytest.raises(OSError, match="no space left"):
+        prepare.prepare_all([tmp_path / str(k) for k in range(100)], fail_at_once_or_leave_a_mark, 1)
+    assert not multiprocessing.active_children()
+    assert len(list(tmp_path.iterdir())) < 20  # what the pool had handed out already
 
 
 def test_a_killed_worker_is_said_and_a_full_disk_is_no_refusal():
