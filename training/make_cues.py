@@ -43,9 +43,10 @@ def main(argv: list[str] | None = None) -> int:
         "--fold", type=int, help="in-fold: the fold whose stage 2 will train with these cues; without it the run on all cases"
     )
     p.add_argument("--device", default="auto")
+    p.add_argument("--precision", default="auto", help="auto (fp32 on a CPU), fp32, bf16 or fp16")
     args = p.parse_args(argv)
     recipe, run = open_run(args)
-    plan = engine.choose(args.device)
+    plan = engine.choose(args.device, args.precision)
     folder = cue_folder(run, recipe, args.fold)
     folder.mkdir(parents=True, exist_ok=True)
     rows = read_index(run / "cases")
