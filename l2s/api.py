@@ -134,7 +134,7 @@ class Result:
                 if findings:
                     names += self._write_dicom(stage, findings, dicom_formats)
             self.run.content["files"] = names
-            self.run.warn(challenge.over_budget(self.plan.budget, self.run))
+            challenge.warn_over_budget(self.plan.budget, self.run)
             self.run.write(stage / folders.RECORD)
             folders.replace_all(stage, folder, names)
         return [folder / name for name in (*names, folders.RECORD)]

@@ -27,7 +27,7 @@ RECORD = "l2s-record.json"
 PREVIEW = "l2s-preview.png"
 LEAST_WRITING_S = 1.0  # reading may be quicker than writing, from files that lie in memory
 # times preparing, which takes the same processor through the same voxels: phantoms of 2 to 52 million voxels and a real PET/CT, on two
-# cores of an AMD EPYC, needed up to 0.6 for the preview and up to 4.3 for a page of 300 lesions (8 for one of 950)
+# cores of an AMD EPYC, needed up to 0.6 for the preview and up to 4.3 for a page of 300 lesions. One of 950 needed 8 and may be late
 PREVIEW_DRAWING, PAGE_DRAWING = 1.0, 5.0
 REPORT = "l2s-report.html"
 MODEL_FLAG_FILE = "data-centric-model.json"  # autoPET III asks whether the model is its data-centric baseline: it is not
@@ -270,11 +270,11 @@ def run(args: argparse.Namespace, record: Record, plan, model) -> None:
     result = segment(args, record, plan, model, study, drawing=drawing)
     with record.stage("write"):
         write_result(args, record, case, study, result.mask, target)
-    record.warn(over_budget(plan.budget, record))
+    warn_over_budget(plan.budget, record)
     if args.report:  # last: the page repeats the record's warnings
         with record.stage("report"):
             write_page(args, record, study, result)
-        record.warn(over_budget(plan.budget, record))
+        warn_over_budget(plan.budget, record)
 
 
 def segment(args: argparse.Namespace, record: Record, plan, model, study, writing: float = 1.0, drawing: float = 0.0):
@@ -300,8 +300,8 @@ def segment(args: argparse.Namespace, record: Record, plan, model, study, writin
     return result
 
 
-def over_budget(budget, record: Record) -> list[str]:
-    """A line for each limit that the run did not keep and that the record's warnings do not name yet."""
+def warn_over_budget(budget, record: Record) -> None:
+    """Warns of each limit that the run did not keep; asked again later, the record has the later figure alone."""
     over = {}
     vram = record.content.get("peak_device_mib", 0) * 2**20
     if budget.vram_bytes is not None and vram > budget.vram_bytes:
@@ -311,8 +311,8 @@ def over_budget(budget, record: Record) -> list[str]:
         over["--time-budget was"] = f"the run took {seconds:.1f} s", f"{budget.seconds:g} s"
     if budget.ram_bytes is not None and peak > budget.ram_bytes:
         over["--max-ram was"] = f"peak memory was {peak / 2**30:.2f} GiB", f"{budget.ram_bytes / 2**30:.2f} GiB"
-    said = "\n".join(record.content["warnings"])
-    return [f"{found}, {limit_was} {limit}" for limit_was, (found, limit) in over.items() if limit_was not in said]
+    record.content["warnings"] = [line for line in record.content["warnings"] if not any(limit in line for limit in over)]
+    record.warn([f"{found}, {limit_was} {limit}" for limit_was, (found, limit) in over.items()])
 
 
 def peak_rss_bytes() -> int:

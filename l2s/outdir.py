@@ -101,13 +101,15 @@ def drop_derived(folder: Path) -> list[str]:
 
 
 def list_file(path: Path) -> None:
-    """Adds a file that was put into the folder of a result to those that the record lists; in any other folder nothing is done."""
+    """Adds the page of a result, put into its folder, to the files of its record; of other names and folders nothing is known."""
     path = Path(path).absolute()
+    if path.name != REPORT:
+        return
     try:
         record = read_record(path.parent)
     except InputError:
         return
-    # another program's record.json may lie beside a page; lists are as old as `tool`
+    # another program's record.json may lie beside a page, or one of a version that made no list
     if not str(record.get("tool")).startswith("l2s ") or record.get("files") is None or path.name in record["files"]:
         return
     write_text(path.parent / RECORD, json.dumps(record | {"files": [*record["files"], path.name]}, indent=2) + "\n")

@@ -133,7 +133,7 @@ def segment(
         with stage("probe"):
             # bringing the answer back takes about as long as preparing took
             expected = base_seconds(working, model, plan, config) + seconds["prepare"]
-            left = settings.deadline - time.perf_counter()
+            left = max(0.0, settings.deadline - time.perf_counter())
         if expected > left:
             try:
                 with stage("load int8"):
@@ -160,13 +160,22 @@ def segment(
         devices.append({"device": plan.device, "precision": plan.precision})
         return answer
 
+    def back(logits: np.ndarray) -> np.ndarray:
+        try:
+            return on_pet_grid(logits, working, study.grid, plan)
+        except RuntimeError as error:  # a full GPU: out of memory, or no room for a library's own buffers
+            if plan.kind == "cpu":
+                raise
+            line = f"{plan.device} could not bring the answer back ({str(error).splitlines()[0]}): done on the CPU"
+            if line not in warnings:
+                log.warning(line)
+                warnings.append(line)
+            return on_pet_grid(logits, working, study.grid, replace(plan, device="cpu"))
+
     def answer(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(mask, probability, cue) on the PET's grid."""
         with stage("resample"):
-            (cue, probability), _, problems = engine.with_less(
-                plan, lambda p: [on_pet_grid(logits, working, study.grid, p) for logits in (first, second)], reserve
-            )
-        warnings.extend(problems)
+            cue, probability = back(first), back(second)
         with stage("fuse"):
             return fuse.apply(policy, probability, cue), probability, cue
 
@@ -270,14 +279,13 @@ def lesion_logits(working: Working, model: Model, plan: Plan, config: windows.Wi
 
 
 def on_pet_grid(logits: np.ndarray, working: Working, grid: Grid, plan: Plan) -> np.ndarray:
-    """Logits on the working grid -> probabilities, float32 (z, y, x), on the PET's own grid; on a GPU where the plan has one.
+    """Logits on the working grid -> probabilities, float32 (z, y, x), on the PET's own grid; resampled on the plan's device.
 
     Logits, not probabilities, are brought back: a 16-bit probability is 1.0 from logit 8.5 on.
     """
-    if plan.kind == "cpu":
-        on_grid = from_working(logits, working, grid, OUTSIDE_LOGIT)
-        return expit(on_grid, out=on_grid)
-    return from_working(engine.to_device(logits, plan), working, grid, OUTSIDE_LOGIT).sigmoid_().cpu().numpy()
+    volume = logits if plan.kind == "cpu" else engine.to_device(logits, plan)
+    on_grid = from_working(volume, working, grid, OUTSIDE_LOGIT)
+    return expit(on_grid, out=on_grid)
 
 
 def finite(logits: np.ndarray, stage: str) -> np.ndarray:

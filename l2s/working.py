@@ -147,11 +147,11 @@ def body_box(pet_suv: np.ndarray, ct_hu: np.ndarray, spacing_mm_zyx) -> tuple[tu
     return tuple(start), tuple(stop)
 
 
-def from_working(array: Volume, working: Working, grid: Grid, outside: float) -> Volume:
+def from_working(array: Volume, working: Working, grid: Grid, outside: float) -> np.ndarray:
     """array of the body box, brought to the PET's LPS grid; voxels outside the box get the value outside. float32.
 
     Args:
-        array: (z, y, x); a numpy array, or a float32 tensor, which is resampled on its device.
+        array: (z, y, x); a numpy array, or a float32 tensor, which is resampled on its device a few planes at a time.
     """
     low = np.ceil(grid.mm_to_index_zyx(working.grid.index_to_mm_xyz((-0.5, -0.5, -0.5))) - 1e-4)
     high = np.floor(grid.mm_to_index_zyx(working.grid.index_to_mm_xyz(np.subtract(working.grid.shape_zyx, 0.5))) + 1e-4)
@@ -160,9 +160,9 @@ def from_working(array: Volume, working: Working, grid: Grid, outside: float) ->
     # where the box ends with the volume, voxels half outside the coarser field of view belong to it
     start = np.where(np.equal(working.start_zyx, 0), 0, start)
     stop = np.where(np.equal(working.stop_zyx, working.full.shape_zyx), grid.shape_zyx, stop)
-    shape = grid.shape_zyx
-    out = np.full(shape, outside, dtype=np.float32) if isinstance(array, np.ndarray) else array.new_full(shape, outside)
+    out = np.full(grid.shape_zyx, outside, dtype=np.float32)
     for first in range(start[0], stop[0], PLANES_AT_ONCE):
         here = (first, *start[1:]), (min(first + PLANES_AT_ONCE, stop[0]), *stop[1:])
-        out[tuple(slice(a, b) for a, b in zip(*here))] = resample(array, working.grid, grid.crop(*here))
+        part = resample(array, working.grid, grid.crop(*here))
+        out[tuple(slice(a, b) for a, b in zip(*here))] = part if isinstance(part, np.ndarray) else part.cpu().numpy()
     return out

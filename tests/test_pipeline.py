@@ -178,3 +178,22 @@ def test_a_gpu_s_answer_is_brought_back_on_the_gpu(monkeypatch):
     there = pipeline.on_pet_grid(logits, working, study.grid, dataclasses.replace(plan, device="cuda:0"))
     assert moved == ["cuda:0"]
     np.testing.assert_allclose(there, pipeline.on_pet_grid(logits, working, study.grid, plan), atol=1e-6)
+
+
+def test_a_full_gpu_leaves_the_way_back_to_the_cpu(study, model, plan, monkeypatch):
+    def logits(one, working, *args, **kwargs):
+        return working.pet_suv - 2
+
+    monkeypatch.setattr(pipeline, "run_pass", logits)
+    expected = pipeline.segment(study, model, plan)
+    monkeypatch.setattr(engine, "fit", lambda plan, *args, **kwargs: dataclasses.replace(plan, device="cuda:0"))
+
+    def full(array, plan):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate\nmore")
+
+    monkeypatch.setattr(engine, "to_device", full)
+    result = pipeline.segment(study, model, plan)
+    assert (result.mask == expected.mask).all()
+    (line,) = [line for line in result.warnings if "CUBLAS" in line]
+    assert "done on the CPU" in line
+    assert "more" not in line

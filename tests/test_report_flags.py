@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 import l2s
 from l2s import challenge, cli
+from l2s.engine import Budget
 from l2s.report import page
 
 SHAPE = (20, 26, 30)
@@ -77,8 +78,8 @@ def test_the_record_lists_the_page(case, weights_folder, tmp_path):
     result = l2s.segment(case, weights=weights_folder, device="cpu")
     result.save(out)
     assert "report.html" not in listed(out) == there()
-    result.report(out / "page.html")
-    assert "page.html" in listed(out) == there()
+    result.report(out / "report.html")
+    assert "report.html" in listed(out) == there()
 
 
 def test_a_page_beside_another_programs_record_leaves_it_alone(case, weights_folder, tmp_path):
@@ -88,7 +89,7 @@ def test_a_page_beside_another_programs_record_leaves_it_alone(case, weights_fol
     foreign.parent.mkdir()
     for text in ('{"tool": "other 1", "files": ["a"]}', '{"tool": "l2s 0", "files": 3}', "no JSON"):
         foreign.write_text(text)
-        assert cli.main(["report", str(out), "-o", str(foreign.parent / "page.html")]) == 0
+        assert cli.main(["report", str(out), "-o", str(foreign.parent / "report.html")]) == 0
         assert foreign.read_text() == text
     assert listed(out) == before
 
@@ -101,13 +102,22 @@ def test_a_page_that_makes_the_run_late_is_said(case, weights_folder, tmp_path, 
         return write_report(*args, **kwargs)
 
     monkeypatch.setattr(page, "write_report", slow)
-    monkeypatch.setattr(challenge, "over_budget", lambda budget, record: ["too late"] if late else [])
+    monkeypatch.setattr(challenge, "warn_over_budget", lambda budget, record: record.warn(["too late"] if late else []))
     assert run(case, tmp_path / "out", weights_folder, "--report") == 0
     assert "too late" in json.loads((tmp_path / "out" / "l2s-record.json").read_text())["warnings"]
     late.clear()
     argv = ["segment", str(case), str(tmp_path / "result"), "--weights", str(weights_folder), "--device", "cpu", "--report"]
     assert cli.main(argv) == 0
     assert "too late" in json.loads((tmp_path / "result" / "record.json").read_text())["warnings"]
+
+
+def test_a_limit_is_named_once_with_its_last_figure(monkeypatch):
+    record, now = challenge.Record(), []
+    monkeypatch.setattr(challenge.time, "perf_counter", lambda: record.started + now[-1])
+    for seconds in (59.0, 61.0, 121.0):
+        now.append(seconds)
+        challenge.warn_over_budget(Budget(seconds=60.0), record)
+    assert record.content["warnings"] == ["the run took 121.0 s, --time-budget was 60 s"]
 
 
 def test_no_flag_no_page_and_a_wrong_place_ends_before_the_work(case, weights_folder, tmp_path, capsys):

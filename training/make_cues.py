@@ -19,6 +19,7 @@ from l2s import engine
 from l2s.errors import InputError
 from l2s.localize.network import Localizer
 from l2s.localize.planes import cue_logits
+from l2s.pipeline import finite
 from training.cases import cue_path, open_case, read_index, save_cue
 from training.loop import trained_state
 from training.recipe import Recipe
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         "--fold", type=int, help="in-fold: the fold whose stage 2 will train with these cues; without it the run on all cases"
     )
     p.add_argument("--device", default="auto")
-    p.add_argument("--precision", default="auto", help="auto (fp32 on a CPU), fp32, bf16 or fp16")
+    p.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="auto: fp32 on a CPU")
     args = p.parse_args(argv)
     recipe, run = open_run(args)
     plan = engine.choose(args.device, args.precision)
@@ -74,8 +75,8 @@ def main(argv: list[str] | None = None) -> int:
             if target.is_file() and target.stat().st_mtime > newest:
                 continue
             case = open_case(run / "cases", row)
-            cue = expit(cue_logits(case.pet_suv[...], network, recipe.localizer.planes, plan))
-            save_cue(folder, row["name"], cue)
+            logits = finite(cue_logits(case.pet_suv[...], network, recipe.localizer.planes, plan), "localize")
+            save_cue(folder, row["name"], expit(logits))
         log.info("%d cues by the stage 1 of %s", len(its_rows), fold_name(maker))
     return 0
 

@@ -129,8 +129,9 @@ def prepare_all(jobs: list[Job], work: Callable[[Job], dict | str], workers: int
         InputError: a process died.
     """
     answers: dict[int, dict | str] = {}
-    # a fork of this process, whose libraries may run threads, may crash; the server that is forked in its place has only the imports,
-    # and none of our logging: "CT is not on the PET grid" is true of every study of some data sets, and would drown the progress
+    # a fork of this process may crash, as its libraries' threads have been at work; the server that forks in its stead has done no more
+    # than the imports. It has none of our logging: "CT is not on the PET grid" is true of every study of some data sets, and would
+    # drown the progress
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTS)
     with ProcessPoolExecutor(workers, context) as pool:

@@ -144,6 +144,7 @@ class Recipe:
         folds: parts of the split by patient.
         cues: 'out-of-fold' or 'in-fold'.
         dice: the Dice loss is taken over each 'sample' or over the whole 'batch'.
+        head_bias: of a network that starts at random: the logit that it gives to every voxel at first.
         fusion: the weights' default policy.
         phantoms: synthetic cases that join the training.
         implants: further ones, this many a patient, that carry the patient's tumour, turned and mostly shrunk to 0.3 to 10 ml.
@@ -158,6 +159,7 @@ class Recipe:
     folds: int
     cues: str
     dice: str
+    head_bias: float
     fusion: str
     phantoms: int
     implants: int

@@ -14,16 +14,14 @@ from training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-RARE_LOGIT = -6.0  # of 1 in 400: about a phantom's share of lesion in its body box
 
-
-def start_rare(network: nn.Module) -> None:
-    """Lets a network of random weights say 'hardly ever' instead of 'perhaps' everywhere; there is no start to note.
+def start_at_random(network: nn.Module, head_bias: float) -> None:
+    """Sets what a network of random weights answers everywhere at first, as a logit; there is no start to note.
 
     A patch of 64^3 voxels holds a few hundred of lesion. From a probability of 0.5 each, the background's sum drowns the lesion's in the
     Dice loss until the bias has crept down: after 900 steps it stood at 0.035 a voxel, and Dice had learned nothing.
     """
-    nn.init.constant_(network.head.bias, RARE_LOGIT)
+    nn.init.constant_(network.head.bias, head_bias)
 
 
 def start_from(folder: Path, stage: str, network: nn.Module, recipe: Recipe, held_out: list[dict]) -> dict:
@@ -52,7 +50,7 @@ def start_from(folder: Path, stage: str, network: nn.Module, recipe: Recipe, hel
             f"{folder}: its {stage} has {', '.join(wrong)}; start from weights of the recipe's network, or change the recipe"
         )
     theirs, ours = (part.planes, recipe.localizer.planes) if stage == "localizer" else (part.windows, recipe.segmenter.windows)
-    changed = differences(theirs, ours, but=("windows", "overlap"))  # how inference lays its windows
+    changed = differences(theirs, ours, but=("windows", "overlap", "patch_zyx"))  # how they are laid
     if manifest.spacing_mm_zyx != recipe.spacing_mm_zyx:
         changed.insert(0, f"spacing_mm_zyx {manifest.spacing_mm_zyx} against {recipe.spacing_mm_zyx}")
     if changed:

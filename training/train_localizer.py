@@ -21,7 +21,7 @@ from training.processes import joined, summed
 from training.recipe import whole_epochs
 from training.run import exit_with, fold_name, held_out_rows, looked_at_rows, note_cases, note_recipe, open_run, training_parser
 from training.sampling import PlaneSampler, make_batch
-from training.start import start_from, start_rare
+from training.start import start_at_random, start_from
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +37,11 @@ def main(argv: list[str] | None = None) -> int:
         looked_at = [open_case(run / "cases", r) for r in its_share]
         # a start from a weights folder overwrites the encoder: nothing is fetched for it
         network = Localizer(recipe.localizer.network, None if args.init else recipe.localizer.encoder_weights or None)
-        start = start_from(args.init, "localizer", network, recipe, held_out_of_fold) if args.init else start_rare(network)
+        start = None
+        if args.init:
+            start = start_from(args.init, "localizer", network, recipe, held_out_of_fold)
+        else:
+            start_at_random(network, recipe.head_bias)
         folder = run / fold_name(args.fold) / "localizer"
         if process.rank == 0:
             note_cases(folder, rows, held_out_of_fold)

@@ -32,7 +32,7 @@ from training.run import (
     training_parser,
 )
 from training.sampling import PatchSampler, make_batch
-from training.start import start_from, start_rare
+from training.start import start_at_random, start_from
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +52,11 @@ def main(argv: list[str] | None = None) -> int:
         its_share = looked_at_rows(index, args.fold)[process.rank :: process.world]
         looked_at = [open_case(run / "cases", r) for r in its_share]
         network = Segmenter(recipe.segmenter.network)
-        start = start_from(args.init, "segmenter", network, recipe, held_out_of_fold) if args.init else start_rare(network)
+        start = None
+        if args.init:
+            start = start_from(args.init, "segmenter", network, recipe, held_out_of_fold)
+        else:
+            start_at_random(network, recipe.head_bias)
         folder = run / fold_name(args.fold) / ("segmenter_plain" if args.plain else "segmenter")
         if process.rank == 0:
             note_cases(folder, rows, held_out_of_fold)

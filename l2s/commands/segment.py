@@ -113,7 +113,7 @@ def run_segment(arguments: argparse.Namespace) -> None:
             files.append(result.report(arguments.outdir / outdir.REPORT))
         # once more, as the page comes after the record: a page that fails does not cost the mask
         record.content["files"].append(outdir.REPORT)
-        record.warn(challenge.over_budget(plan.budget, record))
+        challenge.warn_over_budget(plan.budget, record)
         record.write(arguments.outdir / outdir.RECORD)
     print(lesion_table.as_text(result.measures))
     print(f"{arguments.outdir}: {', '.join(path.name for path in files)}")

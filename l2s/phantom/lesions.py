@@ -41,7 +41,7 @@ KINDS = {
     "soft_tissue": (0.12, (140.0, 1.0, 20.0, 1000.0)),
     "organ": (0.07, (12.0, 0.9, 1.0, 100.0)),
 }
-LARGE = ("lung_mass", "soft_tissue")
+LARGE, LARGE_ML = ("lung_mass", "soft_tissue"), 20.0
 MOST_LARGE = 2  # masses in one patient
 BONE = members(Tissue.MARROW, Tissue.CORTICAL, Tissue.FATTY_MARROW, Tissue.DISC)
 
@@ -145,7 +145,7 @@ def add_lesions(
         lesion = _try_implant(rng, scene, kind) if tumours else _try_one(rng, scene, kind)
         if lesion is not None:
             found.append(lesion)
-            large += lesion.kind in LARGE
+            large += lesion.volume_ml >= LARGE_ML
     return found
 
 
@@ -183,8 +183,8 @@ def _try_implant(rng: np.random.Generator, scene: Scene, kind: str) -> Lesion | 
     tumour = scene.tumours[int(rng.integers(len(scene.tumours)))]
     volume = draw_volume(rng, tumour)
     # none but limbs and lungs have room for a large one
-    if volume >= KINDS["soft_tissue"][1][2] and kind not in LARGE:
-        kind = "soft_tissue"
+    if volume >= LARGE_ML and kind not in LARGE:
+        kind = "lung_mass" if kind == "lung" else "soft_tissue"
     place, site = draw_place(rng, scene.anatomy, kind, scene.pools.get(kind))
     shape = None if place is None else transplant(rng, canvas, place, tumour, volume, upright=kind == "soft_tissue")
     if shape is None:

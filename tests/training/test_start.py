@@ -12,7 +12,7 @@ from l2s.localize.network import Localizer, LocalizerConfig
 from l2s.segment.network import Segmenter, SegmenterConfig
 from l2s.weights import BUNDLED_FOLDER, read_manifest
 from training.recipe import load_recipe
-from training.start import seen_by, shares_phantoms, start_from, start_rare
+from training.start import seen_by, shares_phantoms, start_at_random, start_from
 
 RECIPE = load_recipe(Path(__file__).parents[2] / "training/recipes/small.toml")
 CONFIG = read_manifest(BUNDLED_FOLDER)[0].segmenter.network
@@ -38,12 +38,12 @@ def test_another_network_is_refused_with_what_differs():
 
 def test_another_input_is_warned_of_and_the_same_is_not(caplog):
     fresh = dataclasses.replace(RECIPE, seed=1)  # no phantom of it was in any training
-    bundled = read_manifest(BUNDLED_FOLDER)[0].segmenter.windows
-    windows = dataclasses.replace(bundled, windows="gaussian", overlap=0.125)  # how inference lays them is no other input
+    # how windows are laid, and how large a crop was, is no other input
+    windows = dataclasses.replace(RECIPE.segmenter.windows, windows="tiles", overlap=0.125, patch_zyx=(40, 40, 40))
     same = dataclasses.replace(fresh, segmenter=dataclasses.replace(fresh.segmenter, windows=windows))
     start_from(BUNDLED_FOLDER, "segmenter", Segmenter(CONFIG), same, [])
     assert not caplog.records
-    windows = dataclasses.replace(bundled, pet_suv_high=20.0)
+    windows = dataclasses.replace(RECIPE.segmenter.windows, pet_suv_high=20.0)
     other = dataclasses.replace(
         RECIPE, spacing_mm_zyx=(3.0, 3.0, 3.0), segmenter=dataclasses.replace(RECIPE.segmenter, windows=windows)
     )
@@ -73,7 +73,7 @@ def test_patients_that_the_start_has_seen_are_named():
     [(Segmenter(SegmenterConfig((4, 8), "batch")), (1, 2, 16, 16, 16)), (Localizer(LocalizerConfig()), (1, 5, 64, 64))],
 )
 def test_an_untrained_network_says_hardly_ever(network, shape):
-    start_rare(network)
+    start_at_random(network, RECIPE.head_bias)
     with torch.no_grad():
         p = network.eval()(torch.zeros(shape)).sigmoid()
     assert 0.0005 < p.mean() < 0.02
