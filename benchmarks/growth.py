@@ -40,6 +40,7 @@ def volume_point(folder: str, planes: int, spacing_mm, working_mm) -> dict:
         for start in range(0, planes, len(base)):
             out[start : start + len(base)] = base[: planes - start]
         arrays.append(out)
+    del base  # its mapped pages would count as this process's memory
     study = Study(*arrays, Grid(arrays[0].shape, tuple(spacing_mm), (0.0, 0.0, 0.0)))
     model, plan = weights.load(weights.find()), engine.choose("cpu")
     started = time.perf_counter()
