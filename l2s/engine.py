@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -31,8 +33,13 @@ BYTES_A_PIXEL = 1600  # one pixel of the 2D network: 1300
 SHARE = {"cpu": 0.4, "cuda": 0.8}  # of the free memory: on the CPU the images, their copies and other people need the remainder
 SPARE_BYTES = 200 * 2**20  # of a limit: libraries' own buffers
 LEAST_TILE_VOXELS, LEAST_SLAB_VOXELS, LEAST_BATCH_PIXELS = 200_000, 100_000, 50_000
-# Larger ones gain no speed: with these a 400 x 400 x 326 case stays below 4 GiB in all
-MOST_PLAIN_VOXELS, MOST_SLAB_VOXELS, MOST_BATCH_PIXELS = 4_000_000, 1_000_000, {"cpu": 150_000, "cuda": 8 * 320 * 384}
+# Larger ones gain no speed, on a CPU they lose some: the more memory a pass goes through, the more pages the system has to fill
+MOST_PLAIN_VOXELS, MOST_SLAB_VOXELS = 4_000_000, {"cpu": 650_000, "cuda": 4_000_000}
+MOST_BATCH_PIXELS = {"cpu": 150_000, "cuda": 8 * 320 * 384}
+# glibc's mallopt: parameters by their numbers in malloc.h, and what a process that has freed large blocks comes to by itself
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+USUAL_HEAP = ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 32 * 2**20), (M_TRIM_THRESHOLD, 64 * 2**20))
+KEPT_HEAP = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
 HALVINGS = 4  # a GPU that cannot hold a sixteenth of the plan is left for the CPU
 
 
@@ -62,7 +69,7 @@ class Plan:
         threads: CPU threads of one operation.
         tile_voxels: the most voxels of a tile of the 3D network, which is computed slab by slab.
         slab_voxels: about the voxels of a slab.
-        plain_voxels: the most voxels of a pass that is not cut into slabs.
+        plain_voxels: the most voxels of a pass of a network that cannot be cut into slabs.
         batch_pixels: the most pixels that the 2D network gets in one forward pass.
         budget: the limits that the sizes keep.
         memory_format: how feature maps lie in memory.
@@ -163,7 +170,7 @@ def fit(plan: Plan, reserve_bytes: int = 0, device_bytes: int = 0) -> Plan:
         if plan.budget.ram_bytes is not None:
             free = min(free, plan.budget.ram_bytes - psutil.Process().memory_info().rss - reserve_bytes - SPARE_BYTES)
     share = 1.0 if plan.precision == "fp32" else 0.5  # of the bytes: features are 16-bit
-    slab = max(LEAST_SLAB_VOXELS, min(0.4 * free / (SLAB_BYTES_A_VOXEL * share), MOST_SLAB_VOXELS))
+    slab = max(LEAST_SLAB_VOXELS, min(0.4 * free / (SLAB_BYTES_A_VOXEL * share), MOST_SLAB_VOXELS[plan.kind]))
     tile = (free - slab * SLAB_BYTES_A_VOXEL * share) / (KEPT_BYTES_A_VOXEL * share)
     return replace(
         plan,
@@ -216,6 +223,33 @@ def with_less(
             plan = fit(replace(plan, device="cpu", device_name=cpu_name(), precision="fp32"), reserve_bytes)
         log.warning(lines[-1])
     raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def kept_heap() -> Iterator[None]:
+    """Memory that is freed inside is used again and not given back to the system before the end.
+
+    By itself glibc takes each feature map of a large tile from the system and gives it back, and the system fills every page with
+    zeros once more: a sixth of stage 2's time. Without glibc, or in a thread beside the main one, nothing changes.
+    """
+    glibc = _glibc()
+    if glibc is None:
+        yield
+        return
+    for parameter, value in KEPT_HEAP:
+        glibc.mallopt(parameter, value)
+    try:
+        yield
+    finally:
+        for parameter, value in USUAL_HEAP:
+            glibc.mallopt(parameter, value)
+        glibc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library where it is glibc: others have no malloc_trim, or another mallopt."""
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    return library if library is not None and hasattr(library, "gnu_get_libc_version") else None
 
 
 def to_device(array: np.ndarray, plan: Plan) -> torch.Tensor:

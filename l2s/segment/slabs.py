@@ -28,7 +28,7 @@ def forward(network: Segmenter, x: Tensor, slab_voxels: int) -> Tensor:
     Args:
         network: the segmenter.
         x: (n, 2, z, y, x), each axis a multiple of the stride.
-        slab_voxels: about how many voxels of a level are worked on at once.
+        slab_voxels: about the most voxels of a level that are worked on at once, without the rows that its convolutions reach.
 
     Returns:
         (n, 1, z, y, x) logits, float32 (or the network's own double precision).
@@ -50,7 +50,7 @@ def forward(network: Segmenter, x: Tensor, slab_voxels: int) -> Tensor:
 def _spans(rows: int, voxels_a_row: int, slab_voxels: int) -> list[tuple[int, int]]:
     """(start, stop) of the slabs: even numbers of rows, so that pooling never straddles two."""
     pairs = -(-rows // 2)
-    parts = max(1, min(pairs, round(rows * voxels_a_row / slab_voxels)))
+    parts = min(pairs, -(-rows * voxels_a_row // slab_voxels))
     edges = [min(rows, 2 * (pairs * k // parts)) for k in range(parts + 1)]
     return list(zip(edges[:-1], edges[1:]))
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from l2s.engine import Plan, tile_bytes, to_device
+from l2s.engine import Plan, kept_heap, tile_bytes, to_device
 from l2s.errors import InputError
 from l2s.segment import slabs
 from l2s.segment.network import Segmenter, SegmenterConfig, halo
@@ -177,7 +177,7 @@ def pieces(shape_zyx, config: WindowsConfig, network: nn.Module, plan: Plan) -> 
 def expected_seconds(shape_zyx, config: WindowsConfig, network: nn.Module, plan: Plan) -> float:
     """About what logits() will take for a body box: one piece, timed at its second run, times the pieces."""
     block, count = pieces(shape_zyx, config, network, plan)
-    with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
+    with kept_heap(), torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
         volume = torch.full((2, *block), -1.0, device=plan.device)
         for _ in range(2):
             started = time.perf_counter()
@@ -200,18 +200,12 @@ def forward(
         # axis k of a volume is dimension k + 1 of a (2, z, y, x) block
         batch = torch.stack([torch.flip(block, [k + 1 for k in flip]) for flip in chosen])
         batch = batch.contiguous(memory_format=torch.channels_last_3d)
-        out = slabs.forward(network, batch, slab_voxels(batch, plan)) if in_slabs(network) else network(batch)
+        out = slabs.forward(network, batch, plan.slab_voxels) if in_slabs(network) else network(batch)
         for flip, logits in zip(chosen, out[:, 0]):
             logits = torch.flip(logits, flip)
             logits = logits if logits.dtype == torch.float64 else logits.float()
             total = logits if total is None else total + logits
     return total / len(flips) if len(flips) > 1 else total
-
-
-def slab_voxels(batch: torch.Tensor, plan: Plan) -> int:
-    """One slab for all where memory allows: each further one computes its neighbours' rows again."""
-    voxels = batch.shape[0] * batch[0, 0].numel()
-    return voxels if voxels <= plan.plain_voxels else plan.slab_voxels
 
 
 def tiled_logits(
@@ -306,7 +300,7 @@ def logits(
         InputError: tiles are asked of a network whose norm is not local.
     """
     check(config, network.config)
-    with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
+    with kept_heap(), torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
         volume = to_device(scale(pet_suv, ct_hu, config), plan)
         if config.windows == "gaussian":
             return gaussian_logits(volume, network, plan, config, progress, flips).cpu().numpy()

@@ -84,7 +84,7 @@ def peak():  # not ru_maxrss, which a child takes over from its parent
 network = Segmenter(SegmenterConfig(norm=sys.argv[2])).eval()
 network = (fold_batch_norms(network) if sys.argv[2] == "batch" else network).to(memory_format=torch.channels_last_3d)
 x = torch.zeros(1, 2, 200, 120, 128).contiguous(memory_format=torch.channels_last_3d)
-with torch.inference_mode():
+with engine.kept_heap(), torch.inference_mode():
     network(x[:, :, :16, :16, :16])
     before = peak()
     slabs.forward(network, x, {"slabs": 400_000, "whole": 10**9}[sys.argv[1]]) if sys.argv[1] != "plain" else network(x)
