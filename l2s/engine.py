@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,18 +29,19 @@ AXES = {"z": 0, "y": 1, "x": 2}
 # takes a little more (tests/segment/test_slabs.py)
 KEPT_BYTES_A_VOXEL = 125  # between the slabs: skips and features of a tile
 SLAB_BYTES_A_VOXEL = 760  # in a slab of the finest level
-PLAIN_BYTES_A_VOXEL = 520  # one pass in a single slab: 320 (batch norm folded) to 495 (layer norm); int8 225
+PLAIN_BYTES_A_VOXEL = 600  # a pass that is not cut: up to 545 (layer norm), int8 225; slabs in a kept heap take less
 BYTES_A_PIXEL = 1600  # one pixel of the 2D network: 1300
 SHARE = {"cpu": 0.4, "cuda": 0.8}  # of the free memory: on the CPU the images, their copies and other people need the remainder
 SPARE_BYTES = 200 * 2**20  # of a limit: libraries' own buffers
 LEAST_TILE_VOXELS, LEAST_SLAB_VOXELS, LEAST_BATCH_PIXELS = 200_000, 100_000, 50_000
-# Larger ones gain no speed, on a CPU they lose some: the more memory a pass goes through, the more pages the system has to fill
-MOST_PLAIN_VOXELS, MOST_SLAB_VOXELS = 4_000_000, {"cpu": 650_000, "cuda": 4_000_000}
+# Larger ones gain no speed: with these a 400 x 400 x 326 case stays below 4 GiB in all
+MOST_PLAIN_VOXELS, MOST_SLAB_VOXELS = 4_000_000, {"cpu": 1_000_000, "cuda": 4_000_000}
 MOST_BATCH_PIXELS = {"cpu": 150_000, "cuda": 8 * 320 * 384}
 # glibc's mallopt: parameters by their numbers in malloc.h, and what a process that has freed large blocks comes to by itself
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 USUAL_HEAP = ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 32 * 2**20), (M_TRIM_THRESHOLD, 64 * 2**20))
 KEPT_HEAP = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
+HEAP_VARIABLES = {"GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"}
 HALVINGS = 4  # a GPU that cannot hold a sixteenth of the plan is left for the CPU
 
 
@@ -69,7 +71,7 @@ class Plan:
         threads: CPU threads of one operation.
         tile_voxels: the most voxels of a tile of the 3D network, which is computed slab by slab.
         slab_voxels: about the voxels of a slab.
-        plain_voxels: the most voxels of a pass of a network that cannot be cut into slabs.
+        plain_voxels: the most voxels of a pass of a network that cannot be cut into slabs, or whose memory is kept between slabs.
         batch_pixels: the most pixels that the 2D network gets in one forward pass.
         budget: the limits that the sizes keep.
         memory_format: how feature maps lie in memory.
@@ -230,15 +232,17 @@ def kept_heap() -> Iterator[None]:
     """Memory that is freed inside is used again and not given back to the system before the end.
 
     By itself glibc takes each feature map of a large tile from the system and gives it back, and the system fills every page with
-    zeros once more: a sixth of stage 2's time. Without glibc, or in a thread beside the main one, nothing changes.
+    zeros once more: a sixth of stage 2's time. What is freed does not always fit what is asked for next, so that the heap may grow to
+    all that was ever asked for inside: keep it short. It is a setting of the whole process; afterwards it stands at what glibc's own
+    rule comes to at most. Without glibc, outside the main thread, or where the user has set up the heap, nothing is done.
     """
     glibc = _glibc()
-    if glibc is None:
+    if glibc is None or threading.current_thread() is not threading.main_thread() or HEAP_VARIABLES & os.environ.keys():
         yield
         return
-    for parameter, value in KEPT_HEAP:
-        glibc.mallopt(parameter, value)
     try:
+        for parameter, value in KEPT_HEAP:
+            glibc.mallopt(parameter, value)
         yield
     finally:
         for parameter, value in USUAL_HEAP:

@@ -237,21 +237,26 @@ def test_other_errors_and_the_cpu_s_own_are_not_hidden():
 
 
 FAULTS = """
-import contextlib, re, resource, sys, torch
+import contextlib, ctypes, re, resource, sys
 from pathlib import Path
 from l2s import engine
+glibc, size = engine._glibc(), 160 * 2**20
+glibc.malloc.restype, glibc.malloc.argtypes, glibc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+glibc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 def held():
     return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.ones(40 * 2**20)
+def use():
+    block = glibc.malloc(size)
+    glibc.memset(block, 1, size)
+    glibc.free(block)
+use()
 start = held()
 with engine.kept_heap() if sys.argv[1] == "kept" else contextlib.nullcontext():
-    torch.ones(40 * 2**20)
-    before = faults()
+    use()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
-        torch.ones(40 * 2**20)
-    print(faults() - before)
+        use()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(held() - start)
 """
 
@@ -267,7 +272,34 @@ def test_a_kept_heap_is_used_again_and_given_back():
     assert seen["kept"][1] < 40
 
 
-def test_another_c_library_is_left_alone(monkeypatch):
-    monkeypatch.setattr(engine, "_glibc", lambda: None)
+class Recording:
+    """A C library that notes what is asked of it."""
+
+    def __init__(self):
+        self.calls = []
+
+    def mallopt(self, parameter, value):
+        self.calls.append((parameter, value))
+
+    def malloc_trim(self, pad):
+        self.calls.append("trim")
+
+
+def test_the_heap_is_given_back_after_an_error_too(monkeypatch):
+    library = Recording()
+    monkeypatch.setattr(engine, "_glibc", lambda: library)
+    for name in engine.HEAP_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ZeroDivisionError), engine.kept_heap():
+        assert library.calls == list(engine.KEPT_HEAP)
+        1 / 0  # noqa: B018
+    assert library.calls == [*engine.KEPT_HEAP, *engine.USUAL_HEAP, "trim"]
+
+
+def test_a_heap_that_the_user_has_set_up_is_left_alone(monkeypatch):
+    library = Recording()
+    monkeypatch.setattr(engine, "_glibc", lambda: library)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1")
     with engine.kept_heap():
-        assert torch.ones(3).sum() == 3
+        pass
+    assert library.calls == []

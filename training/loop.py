@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
-from l2s.engine import Plan, kept_heap
+from l2s.engine import Plan
 from l2s.errors import InputError
 from training.loader import batches
 from training.log import append_log, read_log
@@ -106,7 +106,6 @@ def resume(checkpoint: Path, parts: dict, plan: Plan) -> int:
     return state["step"]
 
 
-@kept_heap()
 def train(
     network: nn.Module,
     schedule: Schedule,

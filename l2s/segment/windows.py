@@ -8,11 +8,12 @@ nothing is computed twice but the halos.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -177,11 +178,12 @@ def pieces(shape_zyx, config: WindowsConfig, network: nn.Module, plan: Plan) -> 
 def expected_seconds(shape_zyx, config: WindowsConfig, network: nn.Module, plan: Plan) -> float:
     """About what logits() will take for a body box: one piece, timed at its second run, times the pieces."""
     block, count = pieces(shape_zyx, config, network, plan)
-    with kept_heap(), torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
+    with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
         volume = torch.full((2, *block), -1.0, device=plan.device)
         for _ in range(2):
             started = time.perf_counter()
-            forward(network, volume, plan).sum().item()  # waits for a GPU
+            # in a heap that is not kept: the tile that it stands for may be too large for one
+            forward(network, volume, replace(plan, plain_voxels=0)).sum().item()  # waits for a GPU
             taken = time.perf_counter() - started
     return taken * count
 
@@ -200,7 +202,14 @@ def forward(
         # axis k of a volume is dimension k + 1 of a (2, z, y, x) block
         batch = torch.stack([torch.flip(block, [k + 1 for k in flip]) for flip in chosen])
         batch = batch.contiguous(memory_format=torch.channels_last_3d)
-        out = slabs.forward(network, batch, plan.slab_voxels) if in_slabs(network) else network(batch)
+        if in_slabs(network):
+            voxels = batch[:, 0].numel()
+            # not of more: kept memory gets holes, of which a pass within plain_voxels can afford any number
+            keep = plan.kind == "cpu" and plan.slab_voxels < voxels <= plan.plain_voxels
+            with kept_heap() if keep else contextlib.nullcontext():
+                out = slabs.forward(network, batch, plan.slab_voxels)
+        else:
+            out = network(batch)
         for flip, logits in zip(chosen, out[:, 0]):
             logits = torch.flip(logits, flip)
             logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -300,7 +309,7 @@ def logits(
         InputError: tiles are asked of a network whose norm is not local.
     """
     check(config, network.config)
-    with kept_heap(), torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
+    with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
         volume = to_device(scale(pet_suv, ct_hu, config), plan)
         if config.windows == "gaussian":
             return gaussian_logits(volume, network, plan, config, progress, flips).cpu().numpy()

@@ -1,5 +1,6 @@
 """Exact tiling, proved in double precision with controls that must fail, and the Gaussian windows with predictors whose answer is known."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -284,3 +285,20 @@ def test_pieces_add_up_to_the_work(kind, most):
     block, count = windows.pieces(shape, config, network, plan)
     assert math.prod(block) * count == pytest.approx(network.voxels)
     assert windows.expected_seconds(shape, config, network, plan) > 0
+
+
+@pytest.mark.parametrize(("slab", "plain", "kept"), [(32**3, 10**9, 0), (32**3 - 1, 32**3, 1), (1000, 32**3 - 1, 0)])
+def test_memory_is_kept_where_a_pass_is_cut_and_can_afford_it(monkeypatch, slab, plain, kept):
+    entered = []
+
+    @contextlib.contextmanager
+    def spy():
+        entered.append(True)
+        yield
+
+    monkeypatch.setattr(windows, "kept_heap", spy)
+    network = Segmenter(SegmenterConfig(channels=(4, 4, 8, 8), norm="batch")).eval()
+    plan = dataclasses.replace(engine.choose("cpu"), slab_voxels=slab, plain_voxels=plain)
+    with torch.inference_mode():
+        windows.forward(network, torch.zeros(2, 32, 32, 32), plan)
+    assert len(entered) == kept
