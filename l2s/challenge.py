@@ -12,8 +12,9 @@ import signal
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -265,9 +266,16 @@ def faster_model(args: argparse.Namespace, plan, model):
 
 def run(args: argparse.Namespace, record: Record, plan, model) -> None:
     """Reads the case, segments it, writes the mask and what the edition wants beside it."""
-    case, study, target = read_case(args, record)
+    from l2s import pipeline
+
+    with ThreadPoolExecutor(1) as aside:
+        if plan.kind == "cuda":
+            aside.submit(pipeline.warm_up, model, plan)
+        case, study, target = read_case(args, record)
     drawing = (PREVIEW_DRAWING if args.preview else 0.0) + (PAGE_DRAWING if args.report else 0.0)
     result = segment(args, record, plan, model, study, drawing=drawing)
+    if not args.report:  # nothing else reads the maps, which are 1.2 GB of a total-body scan
+        result = replace(result, probability=None, cue=None)
     with record.stage("write"):
         write_result(args, record, case, study, result.mask, target)
     warn_over_budget(plan.budget, record)

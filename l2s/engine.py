@@ -42,6 +42,16 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 USUAL_HEAP = ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 32 * 2**20), (M_TRIM_THRESHOLD, 64 * 2**20))
 KEPT_HEAP = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
 HEAP_VARIABLES = {"GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"}
+MOST_VOXELS = 2**40  # none
+# what CUDA, cuBLAS and cuDNN say where they find no room for themselves, a handle or a workspace
+WANT_OF_MEMORY = (
+    "out of memory",
+    "STATUS_ALLOC_FAILED",
+    "STATUS_NOT_INITIALIZED",
+    "STATUS_INTERNAL_ERROR",
+    "nable to find a valid cuDNN algorithm",
+    "nable to find an engine",
+)
 HALVINGS = 4  # a GPU that cannot hold a sixteenth of the plan is left for the CPU
 
 
@@ -154,13 +164,21 @@ def _cuda(device: str, index: int, precision: str) -> tuple[str, str, str]:
     return f"cuda:{index}", name, precision
 
 
-def fit(plan: Plan, reserve_bytes: int = 0, device_bytes: int = 0) -> Plan:
+def fit(
+    plan: Plan,
+    reserve_bytes: int = 0,
+    device_bytes: int = 0,
+    most_voxels: int = MOST_VOXELS,
+    most_pixels: int = MOST_VOXELS,
+) -> Plan:
     """The plan with sizes for the memory that is free now.
 
     Args:
         plan: device, precision and budget.
         reserve_bytes: main memory that the rest of the run still needs beside the networks.
         device_bytes: the same of the GPU's memory.
+        most_voxels: what one pass of the 3D network can be asked for at most: with sizes beyond it, half of them would change nothing.
+        most_pixels: the same of the 2D network.
     """
     if plan.kind == "cuda":
         free = torch.cuda.mem_get_info(plan.device)[0] * SHARE["cuda"]
@@ -176,10 +194,12 @@ def fit(plan: Plan, reserve_bytes: int = 0, device_bytes: int = 0) -> Plan:
     tile = (free - slab * SLAB_BYTES_A_VOXEL * share) / (KEPT_BYTES_A_VOXEL * share)
     return replace(
         plan,
-        tile_voxels=int(max(LEAST_TILE_VOXELS, tile)),
-        slab_voxels=int(slab),
-        plain_voxels=int(max(LEAST_TILE_VOXELS, min(free / (PLAIN_BYTES_A_VOXEL * share), MOST_PLAIN_VOXELS))),
-        batch_pixels=int(max(LEAST_BATCH_PIXELS, min(free / (BYTES_A_PIXEL * share), MOST_BATCH_PIXELS[plan.kind]))),
+        tile_voxels=min(most_voxels, int(max(LEAST_TILE_VOXELS, tile))),
+        slab_voxels=min(most_voxels, int(slab)),
+        plain_voxels=min(most_voxels, int(max(LEAST_TILE_VOXELS, min(free / (PLAIN_BYTES_A_VOXEL * share), MOST_PLAIN_VOXELS)))),
+        batch_pixels=min(
+            most_pixels, int(max(LEAST_BATCH_PIXELS, min(free / (BYTES_A_PIXEL * share), MOST_BATCH_PIXELS[plan.kind])))
+        ),
     )
 
 
@@ -206,25 +226,34 @@ def with_less(
         The result, the plan that it came by, a warning for each attempt that failed.
 
     Raises:
-        torch.OutOfMemoryError: no plan served. A CPU without memory raises RuntimeError or MemoryError instead, and at once.
+        RuntimeError: no plan served (a GPU raises its subclass torch.OutOfMemoryError), or it was no want of memory. A CPU without
+            memory raises RuntimeError or MemoryError at once.
     """
     lines: list[str] = []
     for attempt in itertools.count(1):
         try:
             return run(plan), plan, lines
-        except torch.OutOfMemoryError:
-            if plan.kind == "cpu" or (attempt > HALVINGS and not to_cpu):
+        except RuntimeError as error:
+            if plan.kind == "cpu" or not is_want_of_memory(error) or (attempt > HALVINGS and not to_cpu):
                 raise
         torch.cuda.empty_cache()
         if attempt <= HALVINGS:
             sizes = {name: getattr(plan, name) // 2 for name in ("tile_voxels", "slab_voxels", "plain_voxels", "batch_pixels")}
-            lines.append(f"{plan.device} ran out of memory: going on with tiles of {sizes['tile_voxels']} voxels")
+            lines.append(
+                f"{plan.device} ran out of memory: going on with {sizes['tile_voxels']} voxels or {sizes['batch_pixels']} pixels of "
+                "planes at once"
+            )
             plan = replace(plan, **sizes)
         else:
             lines.append(f"{plan.device} ran out of memory {attempt} times: going on on the CPU in fp32")
             plan = fit(replace(plan, device="cpu", device_name=cpu_name(), precision="fp32"), reserve_bytes)
         log.warning(lines[-1])
     raise AssertionError("unreachable")
+
+
+def is_want_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU ran out of memory: torch's own allocator says so by its type, the libraries below it by a message alone."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in WANT_OF_MEMORY)
 
 
 @contextlib.contextmanager
@@ -268,6 +297,18 @@ def to_device(array: np.ndarray, plan: Plan) -> torch.Tensor:
     except RuntimeError as error:  # a container may lock little memory
         log.debug("no pinned memory: %s", error)
         return tensor.to(plan.device)
+
+
+def to_host(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor as an array; from a GPU through pinned memory, which it copies into several times as fast."""
+    if tensor.device.type == "cpu":
+        return tensor.numpy()
+    try:
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    except RuntimeError as error:
+        log.debug("no pinned memory: %s", error)
+        return tensor.cpu().numpy()
+    return host.copy_(tensor).numpy()
 
 
 def flips_of(axes: str | tuple[str, ...]) -> tuple[tuple[int, ...], ...]:

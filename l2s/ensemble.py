@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 Flips = tuple[tuple[int, ...], ...]
 
+Run = Callable[["Pass"], tuple[np.ndarray, dict]]
+
 STAGES = ("localize", "segment")
 SLOWER = 1.15  # a pass may take this much longer than the first of its kind: clocks fall when a processor is warm
 
@@ -83,20 +85,21 @@ class Mean:
         return self.total / np.float32(self.count)
 
 
-def run_all(passes: Iterable[Pass], run: Callable[[Pass], np.ndarray]) -> tuple[tuple[np.ndarray, np.ndarray], list[dict]]:
+def run_all(passes: Iterable[Pass], run: Run) -> tuple[tuple[np.ndarray, np.ndarray], list[dict]]:
     """((mean logits of stage 1, of stage 2), what ran)."""
     means, done = {stage: Mean() for stage in STAGES}, []
     for one in passes:
         started = time.perf_counter()
-        means[one.stage].add(run(one), len(one.flips))
-        done.append(one.facts(time.perf_counter() - started))
+        logits, facts = run(one)
+        means[one.stage].add(logits, len(one.flips))
+        done.append(one.facts(time.perf_counter() - started) | facts)
     return (means["localize"].value(), means["segment"].value()), done
 
 
 def run_until(
     deadline: float,
     passes: list[Pass],
-    run: Callable[[Pass], np.ndarray],
+    run: Run,
     answer: Callable[[np.ndarray, np.ndarray], Answer],
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Answer, list[dict], list[str], list[str]]:
@@ -105,7 +108,7 @@ def run_until(
     Args:
         deadline: on the clock.
         passes: those of growing_passes.
-        run: a pass's logits.
+        run: a pass's logits, and facts on it for the record.
         answer: (stage 1's mean, stage 2's mean) -> what is returned; its time is kept free at the end.
         clock: seconds.
 
@@ -116,9 +119,10 @@ def run_until(
 
     def do(one: Pass) -> None:
         started = clock()
-        means[one.stage].add(run(one), len(one.flips))
+        logits, facts = run(one)
+        means[one.stage].add(logits, len(one.flips))
         cost[one.stage] = max(cost.get(one.stage, 0.0), clock() - started)
-        done.append(one.facts(clock() - started))
+        done.append(one.facts(clock() - started) | facts)
 
     base = len(STAGES)
     for one in passes[:base]:
@@ -145,8 +149,15 @@ def run_until(
             log.debug("%s failed", one, exc_info=True)
             lines.append(f"{one} failed and was left out: {error}")
             left_out.append(str(one))
+    if result is None and len(done) > base:
+        try:
+            result = answer(*(means[stage].value() for stage in STAGES))
+        except Exception as error:
+            log.debug("the grown answer failed", exc_info=True)
+            lines.append(f"the answer of {len(done)} passes could not be made and the base answer stands: {error}")
+            left_out, done = [str(one) for one in passes[base:]], done[:base]
     if result is None:
-        result = answer(*([means[stage].value() for stage in STAGES] if len(done) > base else base_sums))
+        result = answer(*base_sums)
     if left_out:
         log.info("left out to keep the time budget: %s", "; ".join(left_out))
     return result, done, left_out, lines

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 OUTSIDE_LOGIT = -30.0  # outside the body box: a probability of 1e-13, below every threshold
 MAPS_TO_COME = 6  # float32 arrays of the body box that are made beside the networks: scaled channels, logits, sums
+WARM_UP_ZYX = (64, 16, 64)
 DEVICE_MAPS = 6  # of them on a GPU: the volume, its padded copy, the answer
 LEAST_PREPARING_S = 0.5  # for drawing: a page has parts that no small study makes smaller
 ANSWER_BYTES = 9  # a voxel of the PET: mask, probability, cue, which a time budget holds while it adds to them
@@ -127,7 +128,13 @@ def segment(
     reserve = 4 * MAPS_TO_COME * working.pet_suv.size
     if settings.deadline is not None:
         reserve += ANSWER_BYTES * study.pet_suv.size
-    fit = partial(engine.fit, reserve_bytes=reserve, device_bytes=4 * DEVICE_MAPS * working.pet_suv.size)
+    fit = partial(
+        engine.fit,
+        reserve_bytes=reserve,
+        device_bytes=4 * DEVICE_MAPS * working.pet_suv.size,
+        most_voxels=windows.most_voxels(working.pet_suv.shape, config, model.segmenters[0]) * len(flips),
+        most_pixels=planes.most_pixels(working.pet_suv.shape, manifest.localizer.planes) * len(flips),
+    )
     plan = fit(plan)
     if settings.deadline is not None and faster is not None:
         with stage("probe"):
@@ -148,17 +155,15 @@ def segment(
     log.info("body box %s: %s", " x ".join(map(str, working.pet_suv.shape)), ", ".join(f"{k} {v}" for k, v in facts.items()))
     folds = len(model.localizers), len(model.segmenters)
     growing = ensemble.growing_passes(*folds, flips)
-    devices: list[dict] = []
 
-    def run(one: ensemble.Pass) -> np.ndarray:
+    def run(one: ensemble.Pass) -> tuple[np.ndarray, dict]:
         nonlocal plan
         to_cpu = settings.deadline is None or one in growing[: len(ensemble.STAGES)]
         with stage(one.stage) as report:
             attempt = partial(run_pass, one, working, model, config=config, report=report)
             answer, plan, problems = engine.with_less(plan, lambda p: attempt(plan=p), reserve, to_cpu)
         warnings.extend(problems)
-        devices.append({"device": plan.device, "precision": plan.precision})
-        return answer
+        return answer, {"device": plan.device, "precision": plan.precision}
 
     def back(logits: np.ndarray) -> np.ndarray:
         try:
@@ -197,10 +202,30 @@ def segment(
         "fusion": policy,
         "windows": config.windows,
         "folds": max(folds),
-        "passes": [one | where for one, where in zip(done, devices, strict=True)],
+        "passes": done,
     }
     used = asdict(plan) | describe_plan(working, model, plan, config)[0]
     return Segmentation(mask, probability, cue, seconds, warnings, used, details, left_out)
+
+
+def warm_up(model: Model, plan: Plan) -> None:
+    """A small piece through the first network of each stage, for a GPU: its context and kernels are there when the study is.
+
+    What fails here is left to the run itself, which has an answer to it.
+    """
+    manifest = model.manifest
+    try:
+        for networks, seconds in (
+            (model.localizers, partial(planes.expected_seconds, config=manifest.localizer.planes)),
+            (model.segmenters, partial(windows.expected_seconds, config=manifest.segmenter.windows)),
+        ):
+            network = networks[0]
+            try:
+                seconds(WARM_UP_ZYX, network=network.to(plan.device), plan=plan)
+            finally:
+                release(network, plan)
+    except Exception:
+        log.debug("the warm-up failed", exc_info=True)
 
 
 def base_seconds(working: Working, model: Model, plan: Plan, config: windows.WindowsConfig) -> float:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from l2s import challenge, pipeline, sockets
+from l2s import challenge, engine, pipeline, sockets
+from l2s.errors import InputError
 from l2s.io import images
 from l2s.report import mip
 
@@ -508,3 +509,18 @@ def test_nothing_is_abbreviated(capfd):
     with pytest.raises(SystemExit) as stopped:
         challenge.main(["--out", "x"])
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(("device", "times"), [("cpu", 0), ("cuda:0", 1)])
+def test_a_gpu_warms_up_while_the_case_is_read(monkeypatch, device, times):
+    calls = []
+    monkeypatch.setattr(pipeline, "warm_up", lambda model, plan: calls.append(plan.device))
+
+    def read(args, record):
+        raise InputError("the case is bad")
+
+    monkeypatch.setattr(challenge, "read_case", read)
+    plan = dataclasses.replace(engine.choose("cpu"), device=device)
+    with pytest.raises(InputError, match="the case is bad"):
+        challenge.run(None, challenge.Record(), plan, None)
+    assert calls == [device] * times

@@ -225,6 +225,69 @@ def test_one_halving_that_suffices_is_kept(monkeypatch):
     assert (used.device, len(lines)) == ("cuda:0", 1)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+        "GET was unable to find an engine to execute this computation",
+    ],
+)
+def test_libraries_that_find_no_room_say_so_in_words(monkeypatch, words):
+    a_gpu(monkeypatch, "GPU", (8, 0))
+    plan = engine.choose("auto")
+
+    def run(with_plan):
+        if with_plan.batch_pixels == plan.batch_pixels:
+            raise RuntimeError(words)
+        return with_plan.device
+
+    assert engine.with_less(plan, run)[0] == "cuda:0"
+
+
+def test_another_error_of_a_gpu_is_not_hidden(monkeypatch):
+    a_gpu(monkeypatch, "GPU", (8, 0))
+
+    def run(with_plan):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal"):
+        engine.with_less(engine.choose("auto"), run)
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it lies on a GPU."""
+
+    device = property(lambda self: torch.device("cuda:0"))
+
+
+def test_an_answer_comes_back_pinned_where_the_system_allows_it(monkeypatch):
+    tensor, kept = torch.arange(6.0).as_subclass(OnGpu), torch.empty
+    asked = []
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: asked.append(kwargs.pop("pin_memory")) or kept(*args, **kwargs))
+    assert engine.to_host(tensor).tolist() == list(range(6))
+    assert asked == [True]
+
+    def refused(*args, **kwargs):
+        raise RuntimeError("no pinned memory")
+
+    monkeypatch.setattr(torch, "empty", refused)
+    assert engine.to_host(tensor).tolist() == list(range(6))
+
+
+def test_sizes_end_where_the_study_does(monkeypatch, memory):
+    """Half of a size that no pass reaches would be tried for nothing."""
+    a_gpu(monkeypatch, "GPU", (8, 0), free=80 * GIB)
+    plan = engine.fit(engine.choose("auto"), most_voxels=2_000_000, most_pixels=500_000)
+    assert plan.tile_voxels == plan.slab_voxels == plan.plain_voxels == 2_000_000
+    assert plan.batch_pixels == 500_000
+    memory(2)
+    less = engine.fit(engine.choose("cpu"))
+    assert engine.fit(less, most_voxels=10**9, most_pixels=10**9) == less
+
+
 def test_other_errors_and_the_cpu_s_own_are_not_hidden():
     plan = engine.choose("cpu")
     for error in (RuntimeError("CUDA error: an illegal memory access"), torch.OutOfMemoryError("CPU")):

@@ -42,19 +42,20 @@ def test_the_mean_counts_each_copy_once():
     values = {"localize": 1.0, "segment": 3.0}
 
     def run(one):
-        return np.full((2, 2, 2), values[one.stage] + one.fold, np.float32)
+        return np.full((2, 2, 2), values[one.stage] + one.fold, np.float32), {"device": one.stage}
 
     (first, second), done = ensemble.run_all([Pass("localize", 0, FLIPS), Pass("localize", 1), Pass("segment", 0)], run)
     assert first == pytest.approx(np.full((2, 2, 2), (4 * 1.0 + 2.0) / 5))
     assert (second == 3.0).all()
     assert [d["mirrors"] for d in done] == [["none", "x", "y", "xy"], ["none"], ["none"]]
+    assert [d["device"] for d in done] == ["localize", "localize", "segment"]
 
 
 class Day:
     """A clock, and passes that take their time on it: stage 1 ten seconds, stage 2 four, an answer two."""
 
-    def __init__(self, slower_from=None, fails=(), error=NAN):
-        self.error = error
+    def __init__(self, slower_from=None, fails=(), error=NAN, bad_answers=()):
+        self.error, self.bad_answers = error, bad_answers
         self.now, self.ran, self.answers = 100.0, [], 0
         self.slower_from, self.fails = slower_from, fails
 
@@ -67,11 +68,13 @@ class Day:
             seconds *= 2
         self.ran.append(one)
         self.now += seconds
-        return np.ones((1, 1, 1), np.float32)
+        return np.ones((1, 1, 1), np.float32), {}
 
     def answer(self, first, second):
         self.now += 2.0
         self.answers += 1
+        if self.answers in self.bad_answers:
+            raise MemoryError("no room")
         return float(first[0, 0, 0] + second[0, 0, 0])
 
     def go(self, seconds, passes):
@@ -132,3 +135,11 @@ def test_a_failing_addition_does_not_lose_the_base(error):
     assert (alone, len(done)) == (2.0, 2)
     with pytest.raises(InputError):  # but a base that fails is an error
         Day(fails=(0,)).go(1000, PASSES)
+
+
+def test_an_answer_that_cannot_be_made_again_does_not_lose_the_base():
+    result, done, left_out, lines = Day(bad_answers=(2,)).go(1000, PASSES)
+    assert (result, len(done), len(left_out)) == (2.0, 2, 10)
+    assert "the base answer stands: no room" in lines[0]
+    with pytest.raises(MemoryError):
+        Day(bad_answers=(1,)).go(1000, PASSES)

@@ -1,6 +1,7 @@
 """The whole method on a small study with random weights: geometry, settings, and the literal chain of its stages."""
 
 import dataclasses
+import math
 import time
 
 import numpy as np
@@ -149,14 +150,16 @@ def test_the_faster_networks_come_only_when_the_deadline_needs_them(study, model
     assert calls == [1]
 
 
-def test_the_plan_tells_how_the_box_was_cut(study, model, plan):
+def test_the_plan_tells_how_the_box_was_cut(study, model, plan, monkeypatch):
     facts = pipeline.segment(study, model, plan).plan
     assert facts["tiles"] == 1
     assert facts["halo"] == 0
     (_, first, _), (_, last, _) = pipeline.segment(study, model, plan).details["body_box_zyx"]
     assert facts["batch_planes"] == facts["planes"] == last - first
+    assert facts["tile_voxels"] == math.prod(facts["tile_zyx"])  # there is no more of this study
+    monkeypatch.setattr(engine, "LEAST_TILE_VOXELS", 1000)
     small = dataclasses.replace(plan, budget=engine.Budget(ram_bytes=1))
-    assert pipeline.segment(study, model, small).plan["tile_voxels"] == engine.LEAST_TILE_VOXELS
+    assert pipeline.segment(study, model, small).plan["tile_voxels"] == 1000
 
 
 def test_folds_are_averaged_as_logits(study, model, plan):
@@ -197,3 +200,16 @@ def test_a_full_gpu_leaves_the_way_back_to_the_cpu(study, model, plan, monkeypat
     (line,) = [line for line in result.warnings if "CUBLAS" in line]
     assert "done on the CPU" in line
     assert "more" not in line
+
+
+def test_a_warm_up_shows_each_stage_a_piece_and_hides_its_failure(model, plan):
+    shown = []
+    handles = [
+        network.register_forward_pre_hook(lambda module, args: shown.append(type(module).__name__))
+        for network in (model.localizers[0], model.segmenters[0].head)
+    ]
+    pipeline.warm_up(model, plan)
+    assert set(shown) == {"Localizer", "Conv3d"}
+    for handle in handles:
+        handle.remove()
+    pipeline.warm_up(model, dataclasses.replace(plan, device="cuda:7"))  # there is none

@@ -3,7 +3,7 @@
 #   training/decisions.sh dice|neighbours|clip|norm|cues|windows|thresholds ... [RECIPE.toml]
 # Every choice is compared with one ground: the recipe from random weights (a start that was trained one way would favour it), EPOCHS
 # long (default 10), with in-fold cues (they need no other fold), in the run <name>-choices-<EPOCHS>. Stopped, it goes on when called again.
-# DATA and ORGAN_MAPS as in reproduce.sh; PHANTOMS=how many fresh ones (default 12: of fewer than six a kind nothing is decided).
+# DATA, ORGAN_MAPS and FLAGS as in reproduce.sh; PHANTOMS=how many fresh ones (default 12: of fewer than six a kind nothing is decided).
 # Prints a Markdown table a choice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +18,7 @@ data=()
 for entry in ${DATA:-sts=../shared/data/sts}; do data+=(--data "$entry"); done
 maps=${ORGAN_MAPS-}
 [ -d ../shared/data/organ_maps ] && maps=${ORGAN_MAPS-../shared/data/organ_maps}
+read -r -a flags <<< "${FLAGS:-}"
 organs=()
 [ -n "$maps" ] && organs=(--organ-maps "$maps")
 # phantoms too: the tumours' crops do not show organs that are taken for lesions
@@ -39,9 +40,9 @@ score() {
 
 make_ground() {
   "$python" -m training.prepare "${common[@]}" --run-folder "$ground" "${data[@]}" "${organs[@]}"
-  "$python" -m training.train_localizer "${common[@]}" --run-folder "$ground" --fold 0
+  "$python" -m training.train_localizer "${common[@]}" --run-folder "$ground" --fold 0 "${flags[@]}"
   "$python" -m training.make_cues "${common[@]}" --run-folder "$ground" --fold 0
-  "$python" -m training.train_segmenter "${common[@]}" --run-folder "$ground" --fold 0
+  "$python" -m training.train_segmenter "${common[@]}" --run-folder "$ground" --fold 0 "${flags[@]}"
   score "$ground"
 }
 
@@ -57,7 +58,7 @@ variant() {
   ln -sfn "$ground/fold_0/cues" "$run/fold_0/cues"
   [ -e "$ground/cues" ] && ln -sfn "$ground/cues" "$run/cues"
   ln -sfn "$ground/fold_0/$other" "$run/fold_0/$other"
-  "$python" -m "training.train_$stage" "${common[@]}" --run-folder "$run" --fold 0 "${settings[@]}"
+  "$python" -m "training.train_$stage" "${common[@]}" --run-folder "$run" --fold 0 "${settings[@]}" "${flags[@]}"
   score "$run" "${settings[@]}"
 }
 
@@ -90,7 +91,7 @@ for choice in "${choices[@]}"; do
       ;;
     cues) # each case's cue from the stage 1 that held it out needs every fold's stage 1
       for fold in $(seq 1 $(($("$python" -m training.recipe "$recipe" folds) - 1))); do
-        "$python" -m training.train_localizer "${common[@]}" --run-folder "$ground" --fold "$fold"
+        "$python" -m training.train_localizer "${common[@]}" --run-folder "$ground" --fold "$fold" "${flags[@]}"
       done
       "$python" -m training.make_cues "${common[@]}" --run-folder "$ground" --set 'cues="out-of-fold"'
       variant cues-out segmenter 'cues="out-of-fold"'

@@ -85,9 +85,9 @@ def _is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI_ENDINGS)
 
 
-def _read_voxels(path: Path) -> np.ndarray:
-    """float32 (z, y, x) in the file's own order."""
-    return _read_nifti(path) if _is_nifti(path) else _read_mha(path)
+def _read_voxels(path: Path, dtype: type = np.float32) -> np.ndarray:
+    """(z, y, x) of dtype in the file's own order."""
+    return _read_nifti(path, dtype) if _is_nifti(path) else _read_mha(path, dtype)
 
 
 def _check_volume(name: str, size_xyz, spacing_xyz, components: int) -> None:
@@ -118,7 +118,7 @@ def _mha_grid(path: Path) -> Grid:
     return Grid.from_itk(size, spacing, reader.GetOrigin(), reader.GetDirection())
 
 
-def _read_mha(path: Path) -> np.ndarray:
+def _read_mha(path: Path, wanted: type = np.float32) -> np.ndarray:
     """The voxels straight from the file: ITK would return a damaged compressed block as if it were good, and is slower."""
     fields, offset = _mha_fields(path)
     shape = tuple(int(n) for n in reversed(fields["DimSize"].split()))
@@ -127,12 +127,12 @@ def _read_mha(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         file.seek(offset)
         if fields.get("CompressedData", "False").lower() == "true":
-            voxels = _inflate(file, dtype, math.prod(shape), path)
+            voxels = _inflate(file, dtype, math.prod(shape), path, wanted)
         else:
             found, expected = path.stat().st_size - offset, dtype.itemsize * math.prod(shape)
             if found < expected:
                 raise InputError(f"{path} is truncated: {found} of {expected} bytes of voxels; copy it again")
-            voxels = np.fromfile(file, dtype, math.prod(shape)).astype(np.float32, copy=False)
+            voxels = np.fromfile(file, dtype, math.prod(shape)).astype(wanted, copy=False)
     return voxels.reshape(shape)
 
 
@@ -159,9 +159,9 @@ def _mha_fields(path: Path) -> tuple[dict[str, str], int]:
     return fields, offset
 
 
-def _inflate(file, dtype: np.dtype, count: int, path: Path) -> np.ndarray:
-    """float32 (count,) from a zlib stream, block by block: no second copy of the volume, and zlib's own checksum is verified."""
-    out, done, rest = np.empty(count, np.float32), 0, b""
+def _inflate(file, dtype: np.dtype, count: int, path: Path, wanted: type) -> np.ndarray:
+    """wanted (count,) from a zlib stream, block by block: no second copy of the volume, and zlib's own checksum is verified."""
+    out, done, rest = np.empty(count, wanted), 0, b""
     inflate = zlib.decompressobj()
     try:
         while not inflate.eof and (block := file.read(BLOCK_BYTES)):
@@ -208,10 +208,10 @@ def _nifti_grid(image, name: str) -> Grid:
     return Grid.from_itk(image.shape, spacing, affine[:3, 3], (affine[:3, :3] / spacing).ravel())
 
 
-def _read_nifti(path: Path) -> np.ndarray:
+def _read_nifti(path: Path, dtype: type) -> np.ndarray:
     image = _open_nifti(path)
     try:
-        array = image.get_fdata(dtype=np.float32, caching="unchanged")
+        array = np.asanyarray(image.dataobj, dtype=dtype)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path} is truncated or damaged ({_reason(error)}); copy it again") from None
     return array.transpose(2, 1, 0)
@@ -235,10 +235,8 @@ def write_image(path: Path, array: np.ndarray, stored: Grid) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         (_write_nifti if _is_nifti(path) else _write_mha)(partial, own, stored)
-        read = _read_voxels(partial)
-        # plane by plane: a total-body mask as float32 takes four times the mask
-        same = read.shape == own.shape and all(np.array_equal(a, b.astype(np.float32)) for a, b in zip(read, own))
-        if not same or not read_grid(partial).matches(stored, GEOMETRY_MM):
+        # in its own type: a total-body mask as float32 takes four times the mask
+        if not np.array_equal(_read_voxels(partial, own.dtype.type), own) or not read_grid(partial).matches(stored, GEOMETRY_MM):
             raise InputError(f"{path}: what was read back differs from what was written; check the disk")
         partial.replace(path)
     except (OSError, RuntimeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from l2s.engine import Plan, to_device
+from l2s.engine import Plan, to_device, to_host
 from l2s.localize.network import STRIDE
 
 PLANE_AXIS = {"axial": 0, "coronal": 1, "sagittal": 2}  # of an LPS volume (z, y, x): known by direction, not by the file's order
@@ -59,16 +60,32 @@ def flip_block(block: torch.Tensor, flip: tuple[int, ...], plane_axis: int) -> t
     return torch.flip(block, dims) if dims else block
 
 
+def padded_plane(height: int, width: int) -> tuple[int, int]:
+    return height + -height % STRIDE, width + -width % STRIDE
+
+
 def batch_planes(plan: Plan, height: int, width: int) -> int:
     """Planes of one forward pass; height and width before they are padded."""
-    return max(1, plan.batch_pixels // ((height + -height % STRIDE) * (width + -width % STRIDE)))
+    return max(1, plan.batch_pixels // math.prod(padded_plane(height, width)))
+
+
+def plane_shapes(shape_zyx, config: PlanesConfig) -> tuple[int, int, int]:
+    """(planes, rows, columns) of a body box."""
+    axis = PLANE_AXIS[config.plane]
+    return (shape_zyx[axis], *shape_zyx[:axis], *shape_zyx[axis + 1 :])
+
+
+def most_pixels(shape_zyx, config: PlanesConfig) -> int:
+    """Pixels of all planes of a body box, without mirrored copies."""
+    count, height, width = plane_shapes(shape_zyx, config)
+    return count * math.prod(padded_plane(height, width))
 
 
 def expected_seconds(shape_zyx, network: nn.Module, config: PlanesConfig, plan: Plan) -> float:
     """About what cue_logits() will take for a body box: one batch, timed at its second run, times the batches."""
-    count, height, width = np.moveaxis(np.empty(shape_zyx, np.void), PLANE_AXIS[config.plane], 0).shape
+    count, height, width = plane_shapes(shape_zyx, config)
     batch = min(count, batch_planes(plan, height, width))
-    padded = (height + -height % STRIDE, width + -width % STRIDE)
+    padded = padded_plane(height, width)
     with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
         block = torch.full((batch, 2 * network.config.neighbours + 1, *padded), -1.0, device=plan.device)
         block = block.contiguous(memory_format=torch.channels_last)
@@ -120,5 +137,5 @@ def cue_logits(
                 total[index] += flip_block(out[k : k + 1], flip, axis)[0, 0]
             if progress:
                 progress(chosen[-1][0] + 1, count)
-    logits = (total / len(flips)).cpu().numpy()
+    logits = to_host(total / len(flips))
     return np.ascontiguousarray(np.moveaxis(logits, 0, axis))

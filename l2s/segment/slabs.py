@@ -28,7 +28,8 @@ def forward(network: Segmenter, x: Tensor, slab_voxels: int) -> Tensor:
     Args:
         network: the segmenter.
         x: (n, 2, z, y, x), each axis a multiple of the stride.
-        slab_voxels: about the most voxels of a level that are worked on at once, without the rows that its convolutions reach.
+        slab_voxels: the most voxels of a level that are worked on at once, with the rows that its convolutions reach; where that
+            leaves a slab less than it reaches for, see held_voxels.
 
     Returns:
         (n, 1, z, y, x) logits, float32 (or the network's own double precision).
@@ -47,10 +48,22 @@ def forward(network: Segmenter, x: Tensor, slab_voxels: int) -> Tensor:
     return x
 
 
-def _spans(rows: int, voxels_a_row: int, slab_voxels: int) -> list[tuple[int, int]]:
+def held_voxels(rows: int, voxels_a_row: int, slab_voxels: int) -> int:
+    """Voxels of the finest level that forward really holds in a slab: more than slab_voxels where a few rows alone have them.
+
+    A slab gives no fewer rows than it reaches for: with fewer, most of the work would be done twice.
+    """
+    reach = STEM_REACH + BLOCK_REACH
+    return max(min(rows, b + reach) - max(0, a - reach) for a, b in _spans(rows, voxels_a_row, slab_voxels, reach)) * voxels_a_row
+
+
+def _spans(rows: int, voxels_a_row: int, slab_voxels: int, reach: int) -> list[tuple[int, int]]:
     """(start, stop) of the slabs: even numbers of rows, so that pooling never straddles two."""
+    if rows * voxels_a_row <= slab_voxels:
+        return [(0, rows)]
     pairs = -(-rows // 2)
-    parts = min(pairs, -(-rows * voxels_a_row // slab_voxels))
+    most = max(reach, slab_voxels // voxels_a_row // 2 - reach)  # pairs of rows that a slab gives
+    parts = -(-pairs // most)
     edges = [min(rows, 2 * (pairs * k // parts)) for k in range(parts + 1)]
     return list(zip(edges[:-1], edges[1:]))
 
@@ -70,7 +83,7 @@ def _encode(x: Tensor, stages: tuple[nn.Module, ...], reach: int, slab_voxels: i
     """(feature, feature pooled by 2 or None) of one level."""
     rows = x.shape[2]
     feature, pooled = None, None
-    for a, b in _spans(rows, x.shape[0] * math.prod(x.shape[3:]), slab_voxels):
+    for a, b in _spans(rows, x.shape[0] * math.prod(x.shape[3:]), slab_voxels, reach):
         low, high = max(0, a - reach), min(rows, b + reach)
         part = x[:, :, low:high]
         for stage in stages:
@@ -86,7 +99,7 @@ def _decode(deep: Tensor, skip: Tensor, block: nn.Module, head: nn.Module | None
     """One level of the decoder: deep is at half of skip's size. With a head, the logits instead of the feature."""
     rows, half = skip.shape[2], deep.shape[2]
     out = None
-    for a, b in _spans(rows, skip.shape[0] * math.prod(skip.shape[3:]), slab_voxels):
+    for a, b in _spans(rows, skip.shape[0] * math.prod(skip.shape[3:]), slab_voxels, BLOCK_REACH):
         low, high = max(0, a - BLOCK_REACH), min(rows, b + BLOCK_REACH)
         # one more half row on each side, as interpolation reads its neighbour; at the volume's faces it reads the face, as it should
         deep_low, deep_high = max(0, low // 2 - 1), min(half, -(-high // 2) + 1)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from l2s.engine import Plan, kept_heap, tile_bytes, to_device
+from l2s.engine import Plan, kept_heap, tile_bytes, to_device, to_host
 from l2s.errors import InputError
 from l2s.segment import slabs
 from l2s.segment.network import Segmenter, SegmenterConfig, halo
@@ -124,11 +124,30 @@ def in_slabs(network: nn.Module) -> bool:
     return isinstance(network, Segmenter) and network.config.is_local
 
 
+def most_voxels(shape_zyx, config: WindowsConfig, network: nn.Module) -> int:
+    """Voxels of the largest pass that a body box can need, without mirrored copies."""
+    if config.windows == "gaussian":
+        return math.prod(config.patch_zyx)
+    return math.prod(padded_shape(shape_zyx, network))
+
+
+def padded_shape(shape_zyx, network: nn.Module) -> tuple[int, ...]:
+    stride = network.config.stride
+    return tuple(-(-n // stride) * stride for n in shape_zyx)
+
+
 def cut(shape_zyx, network: nn.Module, plan: Plan) -> tuple[tuple[int, ...], list[Tile]]:
     """(padded shape, its tiles) of a body box."""
-    stride = network.config.stride
-    padded = tuple(-(-n // stride) * stride for n in shape_zyx)
-    return padded, plan_tiles(padded, halo(network.config), stride, limit_voxels(network, plan))
+    padded = padded_shape(shape_zyx, network)
+    return padded, plan_tiles(padded, halo(network.config), network.config.stride, limit_voxels(network, plan))
+
+
+def needed_bytes(shape_zyx, network: nn.Module, plan: Plan) -> int:
+    """About the peak memory of one pass over a tile or window."""
+    if not in_slabs(network):
+        return tile_bytes(plan, math.prod(shape_zyx), in_slabs=False)
+    held = slabs.held_voxels(shape_zyx[0], math.prod(shape_zyx[1:]), plan.slab_voxels)
+    return tile_bytes(replace(plan, slab_voxels=held), math.prod(shape_zyx))
 
 
 def describe_tiles(tiles: list[Tile], padded_zyx, network: nn.Module, plan: Plan) -> tuple[dict, list[str]]:
@@ -144,7 +163,7 @@ def describe_tiles(tiles: list[Tile], padded_zyx, network: nn.Module, plan: Plan
     }
     warnings = []
     if math.prod(largest) > limit_voxels(network, plan) or work > MUCH_WORK:
-        needed = tile_bytes(plan, math.prod(largest), in_slabs(network)) / 1e9
+        needed = needed_bytes(largest, network, plan) / 1e9
         warnings.append(
             f"memory for tiles of {limit_voxels(network, plan)} voxels, but the smallest that serve have {math.prod(largest)}: "
             f"about {needed:.1f} GB and {work:.1f} times the work; give more memory if you can"
@@ -156,7 +175,7 @@ def describe_windows(shape_zyx, config: WindowsConfig, network: nn.Module, plan:
     """The same of Gaussian windows: a window is as large as in training, whatever the memory."""
     voxels = math.prod(config.patch_zyx)
     facts = {"window_zyx": list(config.patch_zyx), "windows": math.prod(map(len, all_starts(shape_zyx, config)))}
-    limit, needed = limit_voxels(network, plan), tile_bytes(plan, voxels, in_slabs(network)) / 1e9
+    limit, needed = limit_voxels(network, plan), needed_bytes(config.patch_zyx, network, plan) / 1e9
     if voxels <= limit:
         return facts, []
     return facts, [
@@ -312,7 +331,7 @@ def logits(
     with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
         volume = to_device(scale(pet_suv, ct_hu, config), plan)
         if config.windows == "gaussian":
-            return gaussian_logits(volume, network, plan, config, progress, flips).cpu().numpy()
+            return to_host(gaussian_logits(volume, network, plan, config, progress, flips))
         padded, tiles = cut(pet_suv.shape, network, plan)
         answer = tiled_logits(pad_air(volume, padded), network, plan, tiles, progress, flips)
-        return answer[tuple(slice(0, n) for n in pet_suv.shape)].cpu().numpy()
+        return to_host(answer[tuple(slice(0, n) for n in pet_suv.shape)])

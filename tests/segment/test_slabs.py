@@ -1,5 +1,6 @@
 """Slabs against their slow twin, the network's own pass, in double precision; the memory that they save."""
 
+import itertools
 import subprocess
 import sys
 
@@ -57,12 +58,29 @@ def test_a_reach_too_short_is_a_control_that_differs(monkeypatch):
 
 
 def test_spans_are_even_and_cover_all_rows():
-    for rows in (1, 2, 7, 40, 41):
-        for size in (1, 10, 25, 1000):
-            spans = slabs._spans(rows, 10, size)
-            assert [a for a, _ in spans] == [0, *[b for _, b in spans][:-1]]
-            assert spans[-1][1] == rows
-            assert all(a % 2 == 0 and a < b for a, b in spans)
+    for rows, size, reach in itertools.product((1, 2, 7, 40, 41), (1, 10, 25, 130, 1000), (2, 3)):
+        spans = slabs._spans(rows, 10, size, reach)
+        assert [a for a, _ in spans] == [0, *[b for _, b in spans][:-1]]
+        assert spans[-1][1] == rows
+        assert all(a % 2 == 0 and a < b for a, b in spans)
+
+
+def test_a_slab_holds_what_it_may_with_the_rows_that_it_reaches_for():
+    assert slabs.held_voxels(200, 1000, 200_000) == 200_000  # all at once
+    assert 60_000 < slabs.held_voxels(200, 1000, 80_000) <= 80_000
+    assert slabs.held_voxels(200, 1000, 5000) == 12 * 1000  # no fewer rows than the three on each side
+    assert slabs.held_voxels(4, 1000, 1000) == 4 * 1000
+
+
+def test_the_first_level_is_shown_what_is_held():
+    network, x = make_network("batch"), make_input(1, 2, 72, 16, 24)
+    seen = []
+    network.encoder[0][0][1].register_forward_pre_hook(lambda module, args: seen.append(args[0][:, 0].numel()))
+    for size in (9000, 1):
+        seen.clear()
+        with torch.inference_mode():
+            slabs.forward(network, x, size)
+        assert max(seen) == slabs.held_voxels(72, 16 * 24, size)
 
 
 def test_logits_are_fp32_under_bf16():
