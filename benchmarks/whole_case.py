@@ -1,9 +1,11 @@
 """process.py on a full-size case, as a process of its own: seconds a stage, peak memory, and how far from the machine's limit.
 
     python -m benchmarks.whole_case [--quick] [--case FOLDER] [--flags "" "--spacing-mm 3 2.036 2.036" "--windows gaussian"]
+    python -m benchmarks.whole_case --planes 1000               # a total-body scan
 
 The case is a phantom on autoPET's grid, made once in --case (or in a temporary folder). Each entry of --flags is one run. The bundled
-weights are trained at 4 mm: a run at another spacing shows time, and its mask means nothing.
+weights are trained at 4 mm: a run at another spacing shows time, and its mask means nothing. With --planes the phantom is repeated
+along the body: no body looks so, time and memory are what it shows.
 Operations are counted by torch; the peak is what this machine reaches in a large matrix product and in a large 3x3 convolution.
 """
 
@@ -18,6 +20,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.timing import machine, table
 
@@ -34,6 +38,27 @@ def make_phantom(folder: Path, shape: list[str], spacing_mm: list[str]) -> Path:
         words = ["phantom", str(folder), "--cases", "1", "--seed", "1", "--shape", *shape, "--spacing-mm", *spacing_mm]
         subprocess.run([sys.executable, "-m", "l2s.cli", *words], check=True, stdout=subprocess.DEVNULL)
     return case
+
+
+def repeated(case: Path, planes: int) -> Path:
+    """The case repeated along the body to so many planes, as a case beside it."""
+    import SimpleITK as sitk
+
+    name = f"{case.name}_x{planes}"
+    longer = case.parent / name
+    for kind in ("pet", "ct"):
+        target = longer / "images" / kind / f"{name}.mha"
+        if target.is_file():
+            continue
+        image = sitk.ReadImage(str(next((case / "images" / kind).iterdir())))
+        array = sitk.GetArrayViewFromImage(image)
+        out = np.concatenate([array[: min(len(array), planes - start)] for start in range(0, planes, len(array))])
+        long = sitk.GetImageFromArray(out)
+        long.SetSpacing(image.GetSpacing())
+        long.SetOrigin(image.GetOrigin())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(long, str(target), useCompression=True)
+    return longer
 
 
 def run_once(case: Path, flags: str) -> dict:
@@ -123,12 +148,15 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     p.add_argument("--quick", action="store_true", help="a small phantom: shows that it runs, not how fast")
     p.add_argument("--case", type=Path, help="folder to keep the phantom in; made there if absent")
+    p.add_argument("--planes", type=int, help="repeat the phantom along the body to so many planes")
     p.add_argument("--flags", nargs="+", default=["", "--spacing-mm 3 2.036 2.036"], help="one entry a run of process.py")
     p.add_argument("--repeats", type=int, default=1)
     args = p.parse_args()
     shape, spacing = QUICK if args.quick else AUTOPET
     with tempfile.TemporaryDirectory() as temporary:
         case = make_phantom(args.case or Path(temporary), shape, spacing)
+        if args.planes:
+            case, shape = repeated(case, args.planes), [str(args.planes), *shape[1:]]
         # before torch is imported here: a process reports its parent's size as its own peak where that was larger
         records: dict[str, list[dict]] = {flags: [] for flags in args.flags}
         for _ in range(args.repeats):

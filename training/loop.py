@@ -6,14 +6,14 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.tensorboard import SummaryWriter
 
 from l2s.engine import Plan
@@ -21,11 +21,13 @@ from l2s.errors import InputError
 from training.loader import batches
 from training.log import append_log, read_log
 from training.pictures import show
-from training.processes import Process, gathered, shared
+from training.processes import Process, gathered, shared, summed
 from training.recipe import Schedule
 from training.sampling import Batch
 
 log = logging.getLogger(__name__)
+
+SETTLING_BATCHES = 24
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,20 @@ def freeze_norms(network: nn.Module) -> None:
             module.eval()
 
 
+def settle_norms(averaged: nn.Module, images: Iterable[Tensor], process: Process) -> None:
+    """Batch norms' statistics that belong to the averaged weights, from images of training batches.
+
+    The network's running statistics are of its last weights, and an average of them is of none: by either the averaged network answers
+    wrongly, for a hundred steps after a start with nothing at all. Izmailov et al. 2018 pass over the data again, as this does.
+    """
+    update_bn(images, averaged)
+    if process.world > 1:  # on CPUs each has seen its own samples alone
+        for module in averaged.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for statistic in (module.running_mean, module.running_var):
+                    statistic.copy_(summed(statistic, process) / process.world)
+
+
 def to_device(batch: Batch, device: str) -> Batch:
     """The batch on the device, its image channels-last."""
     layout = torch.channels_last if batch.image.ndim == 4 else torch.channels_last_3d
@@ -126,7 +142,8 @@ def train(
         folder: the run's folder; an existing last.pt is continued.
         machine: device, precision, processes.
         validate: network in eval mode -> (name, value) figures of this process's part of the held-out cases, asked every
-            validate_every epochs and at the end; the log has the mean of each name, NaN left out.
+            validate_every epochs and at the end, once the averaged network's batch norms are settled; the log has the mean of each
+            name, NaN left out.
 
     Returns:
         The moving average of the weights, in eval mode.
@@ -146,7 +163,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     network = shared(network.to(device), process, device)
     bare = network.module if process.world > 1 else network
-    averaged = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(schedule.average), use_buffers=True)
+    averaged = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(schedule.average))
     optimizer = make_optimizer(bare, schedule)
     kind = torch.device(device).type
     scaler = torch.amp.GradScaler(kind, enabled=machine.plan.precision == "fp16")
@@ -205,7 +222,12 @@ def train(
             "seconds": round(seconds, 1),
             "waited_for_data": round(waited / seconds, 3),
         }
-        if validate and (epoch % validate_every == 0 or step == total):
+        is_looked_at = step == total or (validate is not None and epoch % validate_every == 0)
+        if is_looked_at and schedule.average and not schedule.freeze_norms:
+            images = (to_device(make_batch(total + k), device).image for k in range(SETTLING_BATCHES))
+            with torch.autocast(kind, machine.plan.dtype, enabled=machine.plan.precision != "fp32"):
+                settle_norms(averaged.module, images, process)
+        if is_looked_at and validate:
             row |= means_by_name(gathered(validate(averaged.module.eval()), process))
         if process.rank == 0:
             state = {name: part.state_dict() for name, part in parts.items()}

@@ -28,7 +28,7 @@ def fuse(probability: np.ndarray, cue: np.ndarray, thresholds: Thresholds = Thre
     """Lesion where the probability is above a threshold that the cue lowers.
 
     Args:
-        probability: float32, any shape, 0..1.
+        probability: float32, any shape of one axis or more, 0..1.
         cue: float32, the same shape, 0..1.
         thresholds: the paper's.
 
@@ -36,8 +36,11 @@ def fuse(probability: np.ndarray, cue: np.ndarray, thresholds: Thresholds = Thre
         bool of that shape; all False where nothing is above its threshold.
     """
     mask = probability > np.float32(thresholds.strict)
-    # a map of thresholds would take four bytes a voxel more: 640 MB of a total-body scan
-    return np.greater(probability, np.float32(thresholds.lenient), out=mask, where=cue > np.float32(thresholds.cue))
+    # plane by plane: a map of thresholds would take 640 MB of a total-body scan, one of where the cue sees a lesion 160
+    for at in range(len(mask)):
+        seen = cue[at] > np.float32(thresholds.cue)
+        mask[at] = np.where(seen, probability[at] > np.float32(thresholds.lenient), mask[at])
+    return mask
 
 
 def ignore_cue(probability: np.ndarray, cue: np.ndarray, thresholds: Thresholds = Thresholds()) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 
 from l2s import engine
 from l2s.errors import InputError
+from training import loop
 from training.loop import Machine, learning_rate, train
 from training.losses import bce_dice
 from training.processes import Process
@@ -53,6 +54,30 @@ def loss_of(logits, batch):
 
 def run(folder, schedule=SCHEDULE, batches=make_batch):
     return train(make_network(), schedule, batches, loss_of, folder, MACHINE)
+
+
+def test_the_average_s_norms_are_settled_by_training_batches(tmp_path):
+    averaged = run(tmp_path)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    total = SCHEDULE.epochs * SCHEDULE.steps_per_epoch
+    # the literal twin: the mean of the statistics of so many batches behind the run's own, as the averaged weights see them
+    with torch.no_grad():
+        seen = [averaged[0](make_batch(total + k).image) for k in range(loop.SETTLING_BATCHES)]
+    mean = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
+    variance = torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in seen]).mean(0)
+    torch.testing.assert_close(averaged[1].running_mean, mean)
+    torch.testing.assert_close(averaged[1].running_var, variance)
+    assert (state["network"]["1.running_var"] - variance).abs().max() > 0.01  # which the network's own are not
+    assert torch.equal(state["averaged"]["module.1.running_var"], averaged[1].running_var)
+    assert not averaged.training
+
+
+def test_norms_that_are_frozen_or_of_the_last_weights_are_not_settled(tmp_path):
+    frozen = run(tmp_path / "frozen", dataclasses.replace(SCHEDULE, freeze_norms=True))
+    assert torch.equal(frozen[1].running_var, torch.ones(4))
+    last = run(tmp_path / "last", dataclasses.replace(SCHEDULE, average=0.0))
+    network = torch.load(tmp_path / "last/last.pt", weights_only=True)["network"]
+    assert torch.equal(last[1].running_var, network["1.running_var"])
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
