@@ -28,14 +28,14 @@ AXES = {"z": 0, "y": 1, "x": 2}
 # Peaks in fp32, channels last, measured with the segmenter of 16 to 128 channels on processors with AVX2 and with AVX-512, whose oneDNN
 # takes a little more (tests/segment/test_slabs.py)
 KEPT_BYTES_A_VOXEL = 125  # between the slabs: skips and features of a tile
-SLAB_BYTES_A_VOXEL = 760  # in a slab of the finest level
+SLAB_BYTES_A_VOXEL = 640  # in a slab of the finest level, with the rows that its convolutions reach
 PLAIN_BYTES_A_VOXEL = 600  # a pass that is not cut: up to 545 (layer norm), int8 225; slabs in a kept heap take less
 BYTES_A_PIXEL = 1600  # one pixel of the 2D network: 1300
 SHARE = {"cpu": 0.4, "cuda": 0.8}  # of the free memory: on the CPU the images, their copies and other people need the remainder
 SPARE_BYTES = 200 * 2**20  # of a limit: libraries' own buffers
 LEAST_TILE_VOXELS, LEAST_SLAB_VOXELS, LEAST_BATCH_PIXELS = 200_000, 100_000, 50_000
 # Larger ones gain no speed: with these a 400 x 400 x 326 case stays below 4 GiB in all
-MOST_PLAIN_VOXELS, MOST_SLAB_VOXELS = 4_000_000, {"cpu": 1_000_000, "cuda": 4_000_000}
+MOST_PLAIN_VOXELS, MOST_SLAB_VOXELS = 4_000_000, {"cpu": 1_200_000, "cuda": 4_800_000}
 MOST_BATCH_PIXELS = {"cpu": 150_000, "cuda": 8 * 320 * 384}
 # glibc's mallopt: parameters by their numbers in malloc.h, and what a process that has freed large blocks comes to by itself
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4

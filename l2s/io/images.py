@@ -1,7 +1,7 @@
 """MHA and NIfTI files <-> arrays in LPS order.
 
 MHA headers go through SimpleITK, NIfTI through nibabel: ITK refuses a NIfTI whose direction cosines are rounded, nibabel gives the affine
-as it stands in the file. In memory every image is LPS; the file's own grid travels along and is what results are written on.
+as it stands in the file. Compressed voxels go through ISA-L, which unpacks twice as fast as zlib and packs several times as fast. In memory every image is LPS; the file's own grid travels along and is what results are written on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from isal import igzip, isal_zlib
 
 from l2s.errors import InputError
 from l2s.study import Grid, from_lps, orthonormal, to_lps
@@ -25,6 +26,7 @@ DTYPES = {"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": 
 DTYPES |= {"MET_LONG": "i8", "MET_ULONG": "u8", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8"}
 DTYPES |= {"MET_FLOAT": "f4", "MET_DOUBLE": "f8"}
 BLOCK_BYTES = 2**20
+PACKING = 1  # of ISA-L's 0 to 3: masks as small as by zlib's quickest
 GEOMETRY_MM = 1e-3  # what float32 affines of NIfTI lose over a metre
 
 
@@ -83,6 +85,10 @@ def read_grid(path: Path) -> Grid:
 
 def _is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI_ENDINGS)
+
+
+def _is_packed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
 
 
 def _read_voxels(path: Path, dtype: type = np.float32) -> np.ndarray:
@@ -162,14 +168,14 @@ def _mha_fields(path: Path) -> tuple[dict[str, str], int]:
 def _inflate(file, dtype: np.dtype, count: int, path: Path, wanted: type) -> np.ndarray:
     """wanted (count,) from a zlib stream, block by block: no second copy of the volume, and zlib's own checksum is verified."""
     out, done, rest = np.empty(count, wanted), 0, b""
-    inflate = zlib.decompressobj()
+    inflate = isal_zlib.decompressobj()
     try:
         while not inflate.eof and (block := file.read(BLOCK_BYTES)):
             piece = rest + inflate.decompress(block)
             whole = min(len(piece) // dtype.itemsize, count - done)
             out[done : done + whole] = np.frombuffer(piece, dtype, whole)
             done, rest = done + whole, piece[whole * dtype.itemsize :]
-    except zlib.error as error:
+    except isal_zlib.error as error:
         raise InputError(f"{path} is damaged: its compressed voxels cannot be unpacked ({error}); copy it again") from None
     if done < count or not inflate.eof:
         raise InputError(f"{path} is truncated: {done} of {count} voxels and no end of the compressed block; copy it again")
@@ -209,10 +215,17 @@ def _nifti_grid(image, name: str) -> Grid:
 
 
 def _read_nifti(path: Path, dtype: type) -> np.ndarray:
-    image = _open_nifti(path)
+    from nibabel.arrayproxy import ArrayProxy
+
+    stored = _open_nifti(path).dataobj
     try:
-        array = np.asanyarray(image.dataobj, dtype=dtype)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+        if _is_packed(path):
+            with igzip.open(path) as file:
+                same = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+                array = np.asanyarray(ArrayProxy(file, same, mmap=False), dtype=dtype)
+        else:
+            array = np.asanyarray(stored, dtype=dtype)
+    except (OSError, EOFError, isal_zlib.error, ValueError) as error:
         raise InputError(f"{path} is truncated or damaged ({_reason(error)}); copy it again") from None
     return array.transpose(2, 1, 0)
 
@@ -267,7 +280,12 @@ def _write_nifti(path: Path, own: np.ndarray, stored: Grid) -> None:
     image.header.set_xyzt_units("mm")
     image.set_sform(image.affine, code=1)
     image.set_qform(image.affine, code=1)
-    nibabel.save(image, path)
+    with path.open("wb") as file:
+        if _is_packed(path):  # without a name and a time, so that the same mask gives the same bytes
+            with igzip.IGzipFile("", "wb", PACKING, file, mtime=0) as packed:
+                image.to_stream(packed)
+        else:
+            image.to_stream(file)
 
 
 def sitk_image(array: np.ndarray, grid: Grid):
