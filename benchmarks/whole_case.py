@@ -56,8 +56,11 @@ def repeated(case: Path, planes: int) -> Path:
         long = sitk.GetImageFromArray(out)
         long.SetSpacing(image.GetSpacing())
         long.SetOrigin(image.GetOrigin())
+        long.SetDirection(image.GetDirection())
         target.parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(long, str(target), useCompression=True)
+        partial = target.with_name("partial.mha")
+        sitk.WriteImage(long, str(partial), useCompression=True)
+        partial.replace(target)
     return longer
 
 

@@ -10,11 +10,11 @@ import re
 import resource
 import signal
 import sys
+import threading
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -268,16 +268,21 @@ def run(args: argparse.Namespace, record: Record, plan, model) -> None:
     """Reads the case, segments it, writes the mask and what the edition wants beside it."""
     from l2s import pipeline
 
-    with ThreadPoolExecutor(1) as aside:
-        if plan.kind == "cuda":
-            aside.submit(pipeline.warm_up, model, plan)
-        case, study, target = read_case(args, record)
+    # a daemon: what ends the run while the case is read need not wait for a GPU
+    aside = threading.Thread(target=pipeline.warm_up, args=(model, plan), daemon=True)
+    if plan.kind == "cuda":
+        aside.start()
+    case, study, target = read_case(args, record)
+    if plan.kind == "cuda":
+        with record.stage("warm up"):
+            aside.join()
     drawing = (PREVIEW_DRAWING if args.preview else 0.0) + (PAGE_DRAWING if args.report else 0.0)
     result = segment(args, record, plan, model, study, drawing=drawing)
-    if not args.report:  # nothing else reads the maps, which are 1.2 GB of a total-body scan
-        result = replace(result, probability=None, cue=None)
+    mask = result.mask
+    if not args.report:  # nothing else reads its maps, which are 1.2 GB of a total-body scan
+        del result
     with record.stage("write"):
-        write_result(args, record, case, study, result.mask, target)
+        write_result(args, record, case, study, mask, target)
     warn_over_budget(plan.budget, record)
     if args.report:  # last: the page repeats the record's warnings
         with record.stage("report"):

@@ -43,15 +43,8 @@ USUAL_HEAP = ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 32 * 2**20), (M_TRIM_THRES
 KEPT_HEAP = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
 HEAP_VARIABLES = {"GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"}
 MOST_VOXELS = 2**40  # none
-# what CUDA, cuBLAS and cuDNN say where they find no room for themselves, a handle or a workspace
-WANT_OF_MEMORY = (
-    "out of memory",
-    "STATUS_ALLOC_FAILED",
-    "STATUS_NOT_INITIALIZED",
-    "STATUS_INTERNAL_ERROR",
-    "nable to find a valid cuDNN algorithm",
-    "nable to find an engine",
-)
+# what CUDA, cuBLAS and cuDNN say where they find no room for themselves or for a workspace
+WANT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "nable to find a valid cuDNN algorithm", "nable to find an engine")
 HALVINGS = 4  # a GPU that cannot hold a sixteenth of the plan is left for the CPU
 
 
@@ -80,7 +73,7 @@ class Plan:
         precision: 'fp32', 'bf16', 'fp16' or 'int8' (networks of int8.py); logits are fp32 in any case.
         threads: CPU threads of one operation.
         tile_voxels: the most voxels of a tile of the 3D network, which is computed slab by slab.
-        slab_voxels: about the voxels of a slab.
+        slab_voxels: the most voxels of a slab, with the rows that its convolutions reach.
         plain_voxels: the most voxels of a pass of a network that cannot be cut into slabs, or whose memory is kept between slabs.
         batch_pixels: the most pixels that the 2D network gets in one forward pass.
         budget: the limits that the sizes keep.
@@ -236,16 +229,17 @@ def with_less(
         except RuntimeError as error:
             if plan.kind == "cpu" or not is_want_of_memory(error) or (attempt > HALVINGS and not to_cpu):
                 raise
+            reason = str(error).strip().partition("\n")[0]
         torch.cuda.empty_cache()
         if attempt <= HALVINGS:
             sizes = {name: getattr(plan, name) // 2 for name in ("tile_voxels", "slab_voxels", "plain_voxels", "batch_pixels")}
             lines.append(
-                f"{plan.device} ran out of memory: going on with {sizes['tile_voxels']} voxels or {sizes['batch_pixels']} pixels of "
-                "planes at once"
+                f"{plan.device} ran out of memory ({reason}): going on with {sizes['tile_voxels']} voxels or "
+                f"{sizes['batch_pixels']} pixels of planes at once"
             )
             plan = replace(plan, **sizes)
         else:
-            lines.append(f"{plan.device} ran out of memory {attempt} times: going on on the CPU in fp32")
+            lines.append(f"{plan.device} ran out of memory {attempt} times ({reason}): going on on the CPU in fp32")
             plan = fit(replace(plan, device="cpu", device_name=cpu_name(), precision="fp32"), reserve_bytes)
         log.warning(lines[-1])
     raise AssertionError("unreachable")
@@ -300,7 +294,7 @@ def to_device(array: np.ndarray, plan: Plan) -> torch.Tensor:
 
 
 def to_host(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor as an array; from a GPU through pinned memory, which it copies into several times as fast."""
+    """The tensor as an array; from a GPU through pinned memory."""
     if tensor.device.type == "cpu":
         return tensor.numpy()
     try:

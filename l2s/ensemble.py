@@ -153,6 +153,7 @@ def run_until(
         try:
             result = answer(*(means[stage].value() for stage in STAGES))
         except Exception as error:
+            means.clear()  # room for the base answer, which is made once more; it may be late by its own time
             log.debug("the grown answer failed", exc_info=True)
             lines.append(f"the answer of {len(done)} passes could not be made and the base answer stands: {error}")
             left_out, done = [str(one) for one in passes[base:]], done[:base]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
+import torch
 from scipy.special import expit
 from torch import nn
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 OUTSIDE_LOGIT = -30.0  # outside the body box: a probability of 1e-13, below every threshold
 MAPS_TO_COME = 6  # float32 arrays of the body box that are made beside the networks: scaled channels, logits, sums
-WARM_UP_ZYX = (64, 16, 64)
+WARM_UP_ZYX = (64, 16, 64)  # of the working grid
 DEVICE_MAPS = 6  # of them on a GPU: the volume, its padded copy, the answer
 LEAST_PREPARING_S = 0.5  # for drawing: a page has parts that no small study makes smaller
 ANSWER_BYTES = 9  # a voxel of the PET: mask, probability, cue, which a time budget holds while it adds to them
@@ -128,12 +129,13 @@ def segment(
     reserve = 4 * MAPS_TO_COME * working.pet_suv.size
     if settings.deadline is not None:
         reserve += ANSWER_BYTES * study.pet_suv.size
+    copies = len(flips) if settings.deadline is None else 1  # that go through a network together
     fit = partial(
         engine.fit,
         reserve_bytes=reserve,
         device_bytes=4 * DEVICE_MAPS * working.pet_suv.size,
-        most_voxels=windows.most_voxels(working.pet_suv.shape, config, model.segmenters[0]) * len(flips),
-        most_pixels=planes.most_pixels(working.pet_suv.shape, manifest.localizer.planes) * len(flips),
+        most_voxels=windows.most_voxels(working.pet_suv.shape, config, manifest.segmenter.network) * copies,
+        most_pixels=planes.most_pixels(working.pet_suv.shape, manifest.localizer.planes) * copies,
     )
     plan = fit(plan)
     if settings.deadline is not None and faster is not None:
@@ -211,19 +213,18 @@ def segment(
 def warm_up(model: Model, plan: Plan) -> None:
     """A small piece through the first network of each stage, for a GPU: its context and kernels are there when the study is.
 
-    What fails here is left to the run itself, which has an answer to it.
+    Networks that are read when it is their turn are left alone. What fails here is left to the run itself, which has an answer to it.
     """
-    manifest = model.manifest
+    if not isinstance(model.segmenters, tuple):
+        return
+    piece, grid = np.zeros(WARM_UP_ZYX, np.float32), Grid(WARM_UP_ZYX, model.manifest.spacing_mm_zyx, (0.0, 0.0, 0.0))
+    working = Working(piece, piece, grid, (0, 0, 0), WARM_UP_ZYX, grid)
+    config = replace(windows_config(model), patch_zyx=WARM_UP_ZYX)
     try:
-        for networks, seconds in (
-            (model.localizers, partial(planes.expected_seconds, config=manifest.localizer.planes)),
-            (model.segmenters, partial(windows.expected_seconds, config=manifest.segmenter.windows)),
-        ):
-            network = networks[0]
-            try:
-                seconds(WARM_UP_ZYX, network=network.to(plan.device), plan=plan)
-            finally:
-                release(network, plan)
+        for stage in ensemble.STAGES:
+            run_pass(ensemble.Pass(stage, 0), working, model, plan, config)
+        if plan.kind == "cuda":
+            torch.cuda.empty_cache()  # else it would be missing in the plan
     except Exception:
         log.debug("the warm-up failed", exc_info=True)
 

@@ -19,6 +19,7 @@ from l2s import components, weights
         ("windows", ["--repeats", "1", "--skip-uncropped"], ["| tiles |", "Dice to the truth"]),
         ("growth", ["--skip-volumes", "--lesions", "0", "3"], ["| lesions |", "| 3 |"]),
         ("whole_case", ["--flags", ""], ["share of the peak", "| localize |"]),
+        ("whole_case", ["--planes", "50", "--flags", ""], ["phantom of 50 x 16 x 20 voxels"]),
         ("budgets", ["--folds", "2", "--budgets", "1"], ["--time-budget, s", "| fp32 | 1 | 1 | 6 |"]),
     ],
 )

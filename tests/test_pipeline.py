@@ -170,6 +170,14 @@ def test_folds_are_averaged_as_logits(study, model, plan):
     assert two.details["folds"] == 2
 
 
+@pytest.mark.parametrize(("deadline", "copies"), [(None, 2), (600.0, 1)])
+def test_sizes_are_of_what_goes_through_at_once(study, model, plan, deadline, copies):
+    """A deadline sends mirrored copies one after the other."""
+    settings = Settings(mirror=("x",), deadline=deadline and time.perf_counter() + deadline)
+    facts = pipeline.segment(study, model, plan, settings).plan
+    assert facts["tile_voxels"] == copies * math.prod(facts["tile_zyx"])
+
+
 def test_a_gpu_s_answer_is_brought_back_on_the_gpu(monkeypatch):
     rng = np.random.default_rng(5)
     study = Study(*rng.uniform(0, 5, (2, 20, 24, 28)).astype(np.float32), Grid((20, 24, 28), (3.0, 2.0, 2.0), (0.0, 0.0, 0.0)))

@@ -64,7 +64,7 @@ def stage_provenance(folder: Path) -> dict:
     recipes = json.loads((folder / "recipes.json").read_text())
     epochs = recipes[-1]["recipe"][folder.name.removesuffix("_plain")]["schedule"]["epochs"]
     if last["epoch"] < epochs:
-        raise InputError(f"{folder} has trained {last['epoch']} of {epochs} epochs: let it end, then export")
+        raise InputError(f"{folder} has trained {last['epoch']} of {epochs} epochs: let it end first")
     return {**last, "recipes": recipes}
 
 

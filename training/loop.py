@@ -85,8 +85,8 @@ def freeze_norms(network: nn.Module) -> None:
 def settle_norms(averaged: nn.Module, images: Iterable[Tensor], process: Process) -> None:
     """Batch norms' statistics that belong to the averaged weights, from images of training batches.
 
-    The network's running statistics are of its last weights, and an average of them is of none: by either the averaged network answers
-    wrongly, for a hundred steps after a start with nothing at all. Izmailov et al. 2018 pass over the data again, as this does.
+    The network's running statistics are of its last weights, and an average of them is of none: with either the averaged network answers
+    wrongly (training/README.md, Choices). Izmailov et al. 2018 pass over the data again, as this does.
     """
     update_bn(images, averaged)
     if process.world > 1:  # on CPUs each has seen its own samples alone
@@ -141,7 +141,7 @@ def train(
         loss_of: (logits, batch) -> scalar.
         folder: the run's folder; an existing last.pt is continued.
         machine: device, precision, processes.
-        validate: network in eval mode -> (name, value) figures of this process's part of the held-out cases, asked every
+        validate: None, or network in eval mode -> (name, value) figures of this process's part of the held-out cases, asked every
             validate_every epochs and at the end, once the averaged network's batch norms are settled; the log has the mean of each
             name, NaN left out.
 
@@ -223,12 +223,16 @@ def train(
             "waited_for_data": round(waited / seconds, 3),
         }
         is_looked_at = step == total or (validate is not None and epoch % validate_every == 0)
+        looked_from = time.perf_counter()
         if is_looked_at and schedule.average and not schedule.freeze_norms:
-            images = (to_device(make_batch(total + k), device).image for k in range(SETTLING_BATCHES))
+            more = batches(make_batch, total, total + SETTLING_BATCHES, machine.workers)
+            images = (to_device(batch, device).image for batch in more)
             with torch.autocast(kind, machine.plan.dtype, enabled=machine.plan.precision != "fp32"):
                 settle_norms(averaged.module, images, process)
         if is_looked_at and validate:
             row |= means_by_name(gathered(validate(averaged.module.eval()), process))
+        if is_looked_at:
+            row["looking_seconds"] = round(time.perf_counter() - looked_from, 1)
         if process.rank == 0:
             state = {name: part.state_dict() for name, part in parts.items()}
             save(checkpoint, state | {"step": step, "precision": machine.plan.precision, "row": json.dumps(row)})

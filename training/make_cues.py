@@ -21,6 +21,7 @@ from l2s.localize.network import Localizer
 from l2s.localize.planes import cue_logits
 from l2s.pipeline import finite
 from training.cases import cue_path, open_case, read_index, save_cue
+from training.export import stage_provenance
 from training.loop import trained_state
 from training.recipe import Recipe
 from training.run import cue_folder, exit_with, fold_name, held_out_rows, noted_cases, open_run, parser
@@ -33,6 +34,7 @@ def load_localizer(run: Path, fold: int | None, recipe: Recipe, device: str) -> 
     path = run / fold_name(fold) / "localizer" / "last.pt"
     if not path.is_file():
         raise InputError(f"no {path}: train stage 1 of {fold_name(fold)} first")
+    stage_provenance(path.parent)  # refuses one that is still in training, whose norms may not be settled
     network = Localizer(recipe.localizer.network).to(memory_format=torch.channels_last)
     network.load_state_dict(trained_state(path))
     return network.eval().to(device)

@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         index = read_index(run / "cases")
         rows, held_out_of_fold = held_out_rows(index, args.fold)
         training = [open_case(run / "cases", r) for r in rows]
-        its_share = looked_at_rows(index, args.fold)[process.rank :: process.world]
-        looked_at = [open_case(run / "cases", r) for r in its_share]
+        to_look_at = looked_at_rows(index, args.fold)
+        looked_at = [open_case(run / "cases", r) for r in to_look_at[process.rank :: process.world]]
         # a start from a weights folder overwrites the encoder: nothing is fetched for it
         network = Localizer(recipe.localizer.network, None if args.init else recipe.localizer.encoder_weights or None)
         start = None
@@ -49,6 +49,12 @@ def main(argv: list[str] | None = None) -> int:
         sampler = PlaneSampler(training, recipe.localizer, recipe.sources, recipe.seed)
         pool = partial(summed, process=process) if recipe.dice == "batch" else None
         planes_shown = lesion_planes(rows, recipe.localizer.planes.plane) / max(recipe.localizer.lesion_share, 1e-3)
+
+        def validate(network):
+            return held_out_figures(
+                looked_at, lambda c: cue_logits(c.pet_suv, network, recipe.localizer.planes, plan), recipe.voxel_volume_ml
+            )
+
         train(
             network.to(memory_format=torch.channels_last),
             whole_epochs(recipe.localizer.schedule, planes_shown),
@@ -56,9 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             lambda logits, batch: bce_dice(logits, batch.truth, None, recipe.localizer.dice_weight, pool),
             folder,
             Machine(plan, process, args.workers),
-            lambda network: held_out_figures(
-                looked_at, lambda c: cue_logits(c.pet_suv, network, recipe.localizer.planes, plan), recipe.voxel_volume_ml
-            ),
+            validate if to_look_at else None,
         )
     return 0
 

@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         rows, held_out_of_fold = held_out_rows(index, args.fold)
         cues = cue_folder(run, recipe, args.fold) if recipe.segmenter.cue_weights else None
         training = [open_case(run / "cases", r, cues) for r in rows]
-        its_share = looked_at_rows(index, args.fold)[process.rank :: process.world]
-        looked_at = [open_case(run / "cases", r) for r in its_share]
+        to_look_at = looked_at_rows(index, args.fold)
+        looked_at = [open_case(run / "cases", r) for r in to_look_at[process.rank :: process.world]]
         network = Segmenter(recipe.segmenter.network)
         start = None
         if args.init:
@@ -64,6 +64,12 @@ def main(argv: list[str] | None = None) -> int:
         sampler = PatchSampler(training, recipe.segmenter, recipe.sources, recipe.seed)
         pool = partial(summed, process=process) if recipe.dice == "batch" else None
         windows = recipe.segmenter.windows
+
+        def validate(network):
+            return held_out_figures(
+                looked_at, lambda c: window_logits(c.pet_suv, c.ct_hu, network, windows, plan), recipe.voxel_volume_ml
+            )
+
         train(
             network.to(memory_format=torch.channels_last_3d),
             whole_epochs(recipe.segmenter.schedule, len(training)),
@@ -71,9 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             lambda logits, batch: bce_dice(logits, batch.truth, batch.cue, pool=pool),
             folder,
             Machine(plan, process, args.workers),
-            lambda network: held_out_figures(
-                looked_at, lambda c: window_logits(c.pet_suv, c.ct_hu, network, windows, plan), recipe.voxel_volume_ml
-            ),
+            validate if to_look_at else None,
         )
     return 0
 

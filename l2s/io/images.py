@@ -1,7 +1,8 @@
 """MHA and NIfTI files <-> arrays in LPS order.
 
 MHA headers go through SimpleITK, NIfTI through nibabel: ITK refuses a NIfTI whose direction cosines are rounded, nibabel gives the affine
-as it stands in the file. Compressed voxels go through ISA-L, which unpacks twice as fast as zlib and packs several times as fast. In memory every image is LPS; the file's own grid travels along and is what results are written on.
+as it stands in the file. Compressed voxels go through ISA-L, which unpacks twice as fast as zlib and packs several times as fast. In memory
+every image is LPS; the file's own grid travels along and is what results are written on.
 """
 
 from __future__ import annotations

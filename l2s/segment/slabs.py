@@ -28,8 +28,8 @@ def forward(network: Segmenter, x: Tensor, slab_voxels: int) -> Tensor:
     Args:
         network: the segmenter.
         x: (n, 2, z, y, x), each axis a multiple of the stride.
-        slab_voxels: the most voxels of a level that are worked on at once, with the rows that its convolutions reach; where that
-            leaves a slab less than it reaches for, see held_voxels.
+        slab_voxels: the most voxels of a level that its convolutions work on at once, with the rows that they reach; where a few rows
+            alone have more, see held_voxels.
 
     Returns:
         (n, 1, z, y, x) logits, float32 (or the network's own double precision).

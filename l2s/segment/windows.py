@@ -124,21 +124,18 @@ def in_slabs(network: nn.Module) -> bool:
     return isinstance(network, Segmenter) and network.config.is_local
 
 
-def most_voxels(shape_zyx, config: WindowsConfig, network: nn.Module) -> int:
+def most_voxels(shape_zyx, config: WindowsConfig, network: SegmenterConfig) -> int:
     """Voxels of the largest pass that a body box can need, without mirrored copies."""
-    if config.windows == "gaussian":
-        return math.prod(config.patch_zyx)
-    return math.prod(padded_shape(shape_zyx, network))
+    return math.prod(config.patch_zyx if config.windows == "gaussian" else padded_shape(shape_zyx, network))
 
 
-def padded_shape(shape_zyx, network: nn.Module) -> tuple[int, ...]:
-    stride = network.config.stride
-    return tuple(-(-n // stride) * stride for n in shape_zyx)
+def padded_shape(shape_zyx, network: SegmenterConfig) -> tuple[int, ...]:
+    return tuple(-(-n // network.stride) * network.stride for n in shape_zyx)
 
 
 def cut(shape_zyx, network: nn.Module, plan: Plan) -> tuple[tuple[int, ...], list[Tile]]:
     """(padded shape, its tiles) of a body box."""
-    padded = padded_shape(shape_zyx, network)
+    padded = padded_shape(shape_zyx, network.config)
     return padded, plan_tiles(padded, halo(network.config), network.config.stride, limit_voxels(network, plan))
 
 
@@ -212,9 +209,12 @@ def forward(
 ) -> torch.Tensor:
     """(2, z, y, x) -> logits (z, y, x), float32 (or the network's own double precision): the mean over the mirrored copies.
 
-    limit: voxels of one pass, all copies together; as many copies as keep it go at once.
+    limit: voxels of one pass, all copies together; as many copies as keep it, and the slab's limit, go at once.
     """
+    rows, voxels_a_row = block.shape[1], block[0, 0].numel()
     group = max(1, (limit or block[0].numel()) // block[0].numel())
+    while group > 1 and in_slabs(network) and slabs.held_voxels(rows, group * voxels_a_row, plan.slab_voxels) > plan.slab_voxels:
+        group -= 1
     total = None
     for first in range(0, len(flips), group):
         chosen = flips[first : first + group]

@@ -18,6 +18,13 @@ def test_cue_lowers_the_threshold_and_every_comparison_is_strict():
     assert voxelwise.fuse(probability, cue).dtype == bool
 
 
+def test_planes_are_fused_as_voxels_are():
+    rng = np.random.default_rng(2)
+    probability, cue = rng.random((2, 7, 5, 6), dtype=np.float32)
+    literal = [p > np.float32(0.1 if c > np.float32(0.5) else 0.9) for p, c in zip(probability.ravel(), cue.ravel())]
+    assert voxelwise.fuse(probability, cue).ravel().tolist() == literal
+
+
 def test_thresholds_are_float32_numbers():
     # float32(0.1) is above the double 0.1: a comparison in double would call it a lesion
     just = np.float32(0.1)

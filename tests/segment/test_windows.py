@@ -249,6 +249,15 @@ def test_mirrored_copies_equal_whole_volumes_mirrored_one_by_one(plan):
         np.testing.assert_allclose(answer, (expected / 8)[:130, :21].numpy(), atol=1e-4)
 
 
+def test_copies_that_a_slab_cannot_hold_go_one_by_one(plan, monkeypatch):
+    network, block = make_network("batch"), torch.zeros(2, 16, 24, 16)
+    seen = []
+    monkeypatch.setattr(windows.slabs, "forward", lambda network, batch, size: seen.append(len(batch)) or batch[:, :1])
+    for slab in (10**9, 16 * 24 * 16 * 3, 1):  # four copies of 12 rows have as many voxels as three of 16
+        windows.forward(network, block, dataclasses.replace(plan, slab_voxels=slab), ALL_FLIPS, 10**9)
+    assert seen == [8, 4, 4] + [1] * 8
+
+
 def test_a_cut_says_what_it_costs(plan):
     network = make_network("batch")
     padded, tiles = windows.cut((331, 160, 172), network, dataclasses.replace(plan, tile_voxels=10**8))

@@ -72,6 +72,31 @@ def test_the_average_s_norms_are_settled_by_training_batches(tmp_path):
     assert not averaged.training
 
 
+def test_a_run_resumed_behind_a_look_ends_with_the_same_weights(tmp_path):
+    """Settled norms lie in the checkpoint and are no part of what goes on from it."""
+
+    def look(network):
+        return [("held_out_dice", float(network[1].running_var.mean()))]
+
+    def looked_at(folder, batches=make_batch):
+        return train(make_network(), SCHEDULE, batches, loss_of, folder, MACHINE, look, validate_every=1).state_dict()
+
+    def killed_at_6(step):
+        if step == 6:
+            raise KeyboardInterrupt
+        return make_batch(step)
+
+    whole = looked_at(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        looked_at(tmp_path / "cut", killed_at_6)
+    resumed = looked_at(tmp_path / "cut")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    figures = [
+        [json.loads(line)["held_out_dice"] for line in (tmp_path / name / "log.jsonl").open()] for name in ("whole", "cut")
+    ]
+    assert figures[0] == figures[1]
+
+
 def test_norms_that_are_frozen_or_of_the_last_weights_are_not_settled(tmp_path):
     frozen = run(tmp_path / "frozen", dataclasses.replace(SCHEDULE, freeze_norms=True))
     assert torch.equal(frozen[1].running_var, torch.ones(4))

@@ -164,3 +164,25 @@ def initial(stage: str, recipe: Path) -> dict:
     torch.manual_seed(loaded.seed)
     network = Localizer(loaded.localizer.network) if stage == "localizer" else Segmenter(loaded.segmenter.network)
     return {f"module.{name}": tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+
+
+SETTLED = """
+import sys, torch
+from training.loop import settle_norms
+from training.processes import joined
+with joined("cpu") as (process, _):
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    images = [torch.arange(48.0).reshape(1, 3, 4, 4) * (1 + process.rank + k) for k in range(4)]
+    settle_norms(network, images, process)
+    torch.save(network.state_dict(), f"{sys.argv[1]}/{process.rank}.pt")
+"""
+
+
+def test_settled_norms_are_the_same_for_all_processes(tmp_path):
+    (tmp_path / "settled.py").write_text(SETTLED)
+    many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    finish([sys.executable, *many, str(tmp_path / "settled.py"), str(tmp_path)])
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    # rank 0 sees 1 to 4 times the picture and rank 1 2 to 5 times: 3 times on the mean
+    torch.testing.assert_close(first["0.running_mean"], 3 * torch.arange(48.0).reshape(3, 16).mean(1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
