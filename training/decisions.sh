@@ -2,7 +2,7 @@
 # One choice of the recipe against another, both trained without fold 0 and scored on the patients it holds out and on fresh phantoms.
 #   training/decisions.sh dice|neighbours|clip|norm|cues|windows|thresholds ... [RECIPE.toml]
 # Every choice is compared with one ground: the recipe from random weights (a start that was trained one way would favour it), EPOCHS
-# long (default 10), with in-fold cues (they need no other fold), in the run <name>-choices-<EPOCHS>. Stopped, it goes on when called again.
+# long (default 16), with in-fold cues (they need no other fold), in the run <name>-choices-<EPOCHS>. Stopped, it goes on when called again.
 # DATA, ORGAN_MAPS and FLAGS as in reproduce.sh; PHANTOMS=how many fresh ones (default 12: of fewer than six a kind nothing is decided).
 # Prints a Markdown table a choice.
 set -euo pipefail
@@ -12,7 +12,7 @@ recipe=training/recipes/small.toml
 choices=()
 for word in "$@"; do case $word in *.toml) recipe=$word ;; *) choices+=("$word") ;; esac done
 python=${PYTHON:-.venv/bin/python}
-epochs=${EPOCHS:-10}
+epochs=${EPOCHS:-16}
 ground=${L2S_RUNS:-$HOME/.cache/l2s/runs}/$("$python" -m training.recipe "$recipe" name)-choices-$epochs
 data=()
 for entry in ${DATA:-sts=../shared/data/sts}; do data+=(--data "$entry"); done
