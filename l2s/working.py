@@ -7,6 +7,8 @@ a coarser grid averages noise instead of picking samples.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -23,7 +25,7 @@ BOX_MARGIN_MM = 12.0
 BODY_HU = -300.0  # between fat (-100) and the couch's foam and clothes (below -700)
 BODY_SUV = 0.4  # finds limbs that the CT's smaller field of view cut off
 BODY_PART_ML = 50.0  # smaller pieces are couch rails, lines and noise; a calf is larger
-PLANES_AT_ONCE = 64  # on the way back: a total-body scan's answer at once would take three times its size
+PLANES_AT_ONCE = 16  # of a total-body scan, all at once would take three times its size
 MAX_WORKING_VOXELS = 2**30  # 4 GiB an image: beyond it a spacing is a typing error
 
 
@@ -109,16 +111,44 @@ def apply_along(weights: sparse.csr_matrix, array: Volume, axis: int) -> Volume:
 def resample(array: Volume, source: Grid, target: Grid) -> Volume:
     """array (z, y, x) on source, brought to target; float32. Both grids share their direction; positions outside take the edge's value."""
     first = source.mm_to_index_zyx(target.index_to_mm_xyz((0, 0, 0)))
-    out = np.asarray(array, dtype=np.float32) if isinstance(array, np.ndarray) else array
-    # the axis that shrinks the volume most goes first, so that the others have less to do
-    for axis in sorted(range(3), key=lambda k: target.shape_zyx[k] / source.shape_zyx[k]):
+    weights: dict[int, sparse.csr_matrix] = {}
+    for axis, inputs in enumerate(source.shape_zyx):
         step = target.spacing_mm_zyx[axis] / source.spacing_mm_zyx[axis]
         positions = first[axis] + step * np.arange(target.shape_zyx[axis])
-        if len(positions) == out.shape[axis] and np.allclose(positions, np.arange(out.shape[axis]), atol=1e-4):
-            continue
-        weights = axis_weights(positions, out.shape[axis], max(1.0, step))
-        out = apply_along(weights, out, axis)
-    return np.ascontiguousarray(out) if isinstance(out, np.ndarray) else out.contiguous()
+        if len(positions) != inputs or not np.allclose(positions, np.arange(inputs), atol=1e-4):
+            weights[axis] = axis_weights(positions, inputs, max(1.0, step))
+    # the axis that shrinks the volume most goes first, so that the others have less to do
+    order = sorted(weights, key=lambda k: target.shape_zyx[k] / source.shape_zyx[k])
+    if not isinstance(array, np.ndarray):
+        for axis in order:
+            array = apply_along(weights[axis], array, axis)
+        return array.contiguous()
+    out = np.asarray(array, dtype=np.float32)
+    if order[:1] == [0]:
+        out = apply_along(weights[0], out, 0)
+    if in_plane := [axis for axis in order if axis]:
+        out = resample_planes(out, [weights[axis] for axis in in_plane], in_plane)
+    if 0 in order[1:]:
+        out = apply_along(weights[0], out, 0)
+    return np.ascontiguousarray(out)
+
+
+def resample_planes(array: np.ndarray, weights: list[sparse.csr_matrix], axes: list[int]) -> np.ndarray:
+    """array (z, y, x), float32, resampled along axis 1 or 2 or both in turn, a few planes a thread: all at once would take a copy of it."""
+    shape = list(array.shape)
+    for axis, matrix in zip(axes, weights):
+        shape[axis] = matrix.shape[0]
+    out = np.empty(shape, np.float32)
+
+    def some(start: int) -> None:
+        part = array[start : start + PLANES_AT_ONCE]
+        for axis, matrix in zip(axes, weights):
+            part = apply_along(matrix, part, axis)
+        out[start : start + PLANES_AT_ONCE] = part
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # scipy's products hold no lock
+        list(threads.map(some, range(0, len(array), PLANES_AT_ONCE)))
+    return out
 
 
 def body_box(pet_suv: np.ndarray, ct_hu: np.ndarray, spacing_mm_zyx) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from l2s import working
 from l2s.errors import InputError
 from l2s.study import Grid, Study
 from l2s.working import body_box, from_working, resample, to_working, working_grid
@@ -44,6 +45,23 @@ def test_coarsening_averages_by_a_triangle():
     out = resample(array, source, target)[:, 0, 0]
     assert out[1] == pytest.approx((8 * 0.25 + 16 * 0.25) / 2)
     assert out[0] == pytest.approx(8 * 0.75 / (0.75 + 0.75 + 0.25))
+
+
+@pytest.mark.parametrize("spacing", [(4.0, 4.0, 4.0), (2.5, 1.0, 4.0), (6.0, 2.0, 1.5), (3.0, 2.0, 5.0), (4.5, 2.0, 2.0)])
+def test_planes_at_once_are_the_volume_at_once(monkeypatch, spacing):
+    """Whichever axes change, and in whichever order: the literal twin takes one axis of the whole volume after the other."""
+    array = np.random.default_rng(1).normal(size=(23, 9, 10)).astype(np.float32)
+    source = grid((23, 9, 10), (3.0, 2.0, 2.0))
+    target = working_grid(source, spacing)
+    expected = array
+    first = source.mm_to_index_zyx(target.index_to_mm_xyz((0, 0, 0)))
+    for axis in sorted(range(3), key=lambda k: target.shape_zyx[k] / source.shape_zyx[k]):
+        step = target.spacing_mm_zyx[axis] / source.spacing_mm_zyx[axis]
+        positions = first[axis] + step * np.arange(target.shape_zyx[axis])
+        expected = working.apply_along(working.axis_weights(positions, array.shape[axis], max(1.0, step)), expected, axis)
+    for planes in (1, 5, 1000):
+        monkeypatch.setattr(working, "PLANES_AT_ONCE", planes)
+        np.testing.assert_allclose(resample(array, source, target), expected, atol=1e-5)
 
 
 def test_a_constant_stays_one_and_noise_falls():
