@@ -268,11 +268,16 @@ def run(args: argparse.Namespace, record: Record, plan, model) -> None:
     """Reads the case, segments it, writes the mask and what the edition wants beside it."""
     from l2s import pipeline
 
-    # a daemon: what ends the run while the case is read need not wait for a GPU
+    # a daemon: a signal that ends the run while the case is read does not wait for a GPU
     aside = threading.Thread(target=pipeline.warm_up, args=(model, plan), daemon=True)
     if plan.kind == "cuda":
         aside.start()
-    case, study, target = read_case(args, record)
+    try:
+        case, study, target = read_case(args, record)
+    except Exception:
+        if plan.kind == "cuda":
+            aside.join()  # torch may not be left at work when Python ends
+        raise
     if plan.kind == "cuda":
         with record.stage("warm up"):
             aside.join()

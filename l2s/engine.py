@@ -45,6 +45,8 @@ HEAP_VARIABLES = {"GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_TRIM_THRESHOLD_", "MAL
 MOST_VOXELS = 2**40  # none
 # what CUDA, cuBLAS and cuDNN say where they find no room for themselves or for a workspace
 WANT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "nable to find a valid cuDNN algorithm", "nable to find an engine")
+# what they say for that and for other reasons: want of memory where the GPU is nearly full
+MAYBE_WANT_OF_MEMORY, NEARLY_FULL = ("STATUS_NOT_INITIALIZED", "STATUS_INTERNAL_ERROR"), 0.1
 HALVINGS = 4  # a GPU that cannot hold a sixteenth of the plan is left for the CPU
 
 
@@ -227,7 +229,7 @@ def with_less(
         try:
             return run(plan), plan, lines
         except RuntimeError as error:
-            if plan.kind == "cpu" or not is_want_of_memory(error) or (attempt > HALVINGS and not to_cpu):
+            if plan.kind == "cpu" or not is_want_of_memory(error, plan.device) or (attempt > HALVINGS and not to_cpu):
                 raise
             reason = str(error).strip().partition("\n")[0]
         torch.cuda.empty_cache()
@@ -245,9 +247,14 @@ def with_less(
     raise AssertionError("unreachable")
 
 
-def is_want_of_memory(error: RuntimeError) -> bool:
+def is_want_of_memory(error: RuntimeError, device: str) -> bool:
     """Whether a GPU ran out of memory: torch's own allocator says so by its type, the libraries below it by a message alone."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in WANT_OF_MEMORY)
+    if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in WANT_OF_MEMORY):
+        return True
+    if not any(words in str(error) for words in MAYBE_WANT_OF_MEMORY):
+        return False
+    free, total = torch.cuda.mem_get_info(device)
+    return free < NEARLY_FULL * total
 
 
 @contextlib.contextmanager

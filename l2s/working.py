@@ -25,7 +25,8 @@ BOX_MARGIN_MM = 12.0
 BODY_HU = -300.0  # between fat (-100) and the couch's foam and clothes (below -700)
 BODY_SUV = 0.4  # finds limbs that the CT's smaller field of view cut off
 BODY_PART_ML = 50.0  # smaller pieces are couch rails, lines and noise; a calf is larger
-PLANES_AT_ONCE = 16  # of a total-body scan, all at once would take three times its size
+PLANES_AT_ONCE = 64  # on the way back: a total-body scan's answer at once would take three times its size
+PLANES_A_THREAD, THREADS = 16, 4  # on the way in: a thread's planes take 30 MB of such a scan
 MAX_WORKING_VOXELS = 2**30  # 4 GiB an image: beyond it a spacing is a typing error
 
 
@@ -141,13 +142,13 @@ def resample_planes(array: np.ndarray, weights: list[sparse.csr_matrix], axes: l
     out = np.empty(shape, np.float32)
 
     def some(start: int) -> None:
-        part = array[start : start + PLANES_AT_ONCE]
+        part = array[start : start + PLANES_A_THREAD]
         for axis, matrix in zip(axes, weights):
             part = apply_along(matrix, part, axis)
-        out[start : start + PLANES_AT_ONCE] = part
+        out[start : start + PLANES_A_THREAD] = part
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # scipy's products hold no lock
-        list(threads.map(some, range(0, len(array), PLANES_AT_ONCE)))
+    with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as threads:  # scipy's products hold no lock
+        list(threads.map(some, range(0, len(array), PLANES_A_THREAD)))
     return out
 
 

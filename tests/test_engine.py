@@ -247,6 +247,13 @@ def test_libraries_that_find_no_room_say_so_in_words(monkeypatch, words):
     assert engine.with_less(plan, run)[0] == "cuda:0"
 
 
+@pytest.mark.parametrize(("free", "is_it"), [(1, True), (8, False)])
+def test_words_of_two_meanings_are_judged_by_the_gpu_s_free_memory(monkeypatch, free, is_it):
+    a_gpu(monkeypatch, "GPU", (8, 0), free=free * GIB)  # of 16
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`")
+    assert engine.is_want_of_memory(error, "cuda:0") == is_it
+
+
 def test_another_error_of_a_gpu_is_not_hidden(monkeypatch):
     a_gpu(monkeypatch, "GPU", (8, 0))
 

@@ -60,7 +60,7 @@ def test_planes_at_once_are_the_volume_at_once(monkeypatch, spacing):
         positions = first[axis] + step * np.arange(target.shape_zyx[axis])
         expected = working.apply_along(working.axis_weights(positions, array.shape[axis], max(1.0, step)), expected, axis)
     for planes in (1, 5, 1000):
-        monkeypatch.setattr(working, "PLANES_AT_ONCE", planes)
+        monkeypatch.setattr(working, "PLANES_A_THREAD", planes)
         np.testing.assert_allclose(resample(array, source, target), expected, atol=1e-5)
 
 

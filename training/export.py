@@ -61,7 +61,10 @@ def stage_provenance(folder: Path) -> dict:
         InputError: the stage has not reached the last epoch of its recipe.
     """
     last = (read_log(folder) or [{"epoch": 0}])[-1]
-    recipes = json.loads((folder / "recipes.json").read_text())
+    path = folder / "recipes.json"
+    if not path.is_file():
+        raise InputError(f"no {path}: it says how {folder.name} was trained; copy the run's folder as a whole")
+    recipes = json.loads(path.read_text())
     epochs = recipes[-1]["recipe"][folder.name.removesuffix("_plain")]["schedule"]["epochs"]
     if last["epoch"] < epochs:
         raise InputError(f"{folder} has trained {last['epoch']} of {epochs} epochs: let it end first")

@@ -122,6 +122,15 @@ def resume(checkpoint: Path, parts: dict, plan: Plan) -> int:
     return state["step"]
 
 
+def end_settled(checkpoint: Path, averaged: nn.Module, settle: Callable[[], None], process: Process) -> None:
+    """A checkpoint that a shorter schedule makes the last one gets the norms that the last one has."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if not state.get("settled"):
+        settle()
+        if process.rank == 0:
+            save(checkpoint, state | {"settled": True, "averaged": averaged.state_dict()})
+
+
 def train(
     network: nn.Module,
     schedule: Schedule,
@@ -175,6 +184,15 @@ def train(
     step = resume(checkpoint, parts, machine.plan)
     board = SummaryWriter(str(folder / "tensorboard"), purge_step=step) if process.rank == 0 and step < total else None
 
+    def settle() -> None:
+        if schedule.average and not schedule.freeze_norms:
+            more = batches(make_batch, total, total + SETTLING_BATCHES, machine.workers)
+            with torch.autocast(kind, machine.plan.dtype, enabled=machine.plan.precision != "fp32"):
+                settle_norms(averaged.module, (to_device(batch, device).image for batch in more), process)
+
+    if step >= total and checkpoint.is_file():
+        end_settled(checkpoint, averaged, settle, process)
+
     network.train()
     if schedule.freeze_norms:
         freeze_norms(network)
@@ -224,18 +242,18 @@ def train(
         }
         is_looked_at = step == total or (validate is not None and epoch % validate_every == 0)
         looked_from = time.perf_counter()
-        if is_looked_at and schedule.average and not schedule.freeze_norms:
-            more = batches(make_batch, total, total + SETTLING_BATCHES, machine.workers)
-            images = (to_device(batch, device).image for batch in more)
-            with torch.autocast(kind, machine.plan.dtype, enabled=machine.plan.precision != "fp32"):
-                settle_norms(averaged.module, images, process)
+        if is_looked_at:
+            settle()
         if is_looked_at and validate:
             row |= means_by_name(gathered(validate(averaged.module.eval()), process))
         if is_looked_at:
             row["looking_seconds"] = round(time.perf_counter() - looked_from, 1)
         if process.rank == 0:
             state = {name: part.state_dict() for name, part in parts.items()}
-            save(checkpoint, state | {"step": step, "precision": machine.plan.precision, "row": json.dumps(row)})
+            save(
+                checkpoint,
+                state | {"step": step, "settled": is_looked_at, "precision": machine.plan.precision, "row": json.dumps(row)},
+            )
             append_log(folder, row)
             note(board, row, show(batch, logits))
             log.info("%s %s", folder.name, row)

@@ -97,6 +97,25 @@ def test_a_run_resumed_behind_a_look_ends_with_the_same_weights(tmp_path):
     assert figures[0] == figures[1]
 
 
+def test_a_run_that_a_shorter_schedule_ends_is_settled(tmp_path):
+    def killed_at_9(step):
+        if step == 9:
+            raise KeyboardInterrupt
+        return make_batch(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, batches=killed_at_9)
+    before = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert not before["settled"]
+    assert torch.equal(before["averaged"]["module.1.running_var"], before["network"]["1.running_var"])
+    ended = run(tmp_path, dataclasses.replace(SCHEDULE, epochs=2))
+    after = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert after["settled"]
+    assert torch.equal(after["averaged"]["module.1.running_var"], ended[1].running_var)
+    assert not torch.equal(after["averaged"]["module.1.running_var"], before["averaged"]["module.1.running_var"])
+    assert torch.equal(after["averaged"]["module.0.weight"], before["averaged"]["module.0.weight"])
+
+
 def test_norms_that_are_frozen_or_of_the_last_weights_are_not_settled(tmp_path):
     frozen = run(tmp_path / "frozen", dataclasses.replace(SCHEDULE, freeze_norms=True))
     assert torch.equal(frozen[1].running_var, torch.ones(4))
