@@ -190,7 +190,7 @@ def test_a_full_disk_while_saving_is_one_of_these(tmp_path, monkeypatch):
 
     import nibabel
 
-    monkeypatch.setattr(nibabel, "save", full)
+    monkeypatch.setattr(nibabel.Nifti1Image, "to_stream", full)
     with pytest.raises(InputError) as caught:
         result(tmp_path / "in").save(tmp_path / "out")
     assert cli.code_of(caught.value) == 75
