@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from l2s.challenge import Record
     from l2s.engine import Plan
     from l2s.io.dicom_out import Findings
     from l2s.io.inputs import Case, DicomSource
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from l2s.measure.lesions import Measures
     from l2s.measure.reference import Baseline, Region
     from l2s.pipeline import Segmentation
+    from l2s.run import Record
     from l2s.study import Body, Grid, Study
 
 
@@ -111,7 +111,7 @@ class Result:
         Raises:
             InputError: the folder cannot be written, holds something that is not a result of l2s, or a DICOM result cannot be made.
         """
-        from l2s import __version__, challenge
+        from l2s import __version__, run
         from l2s import outdir as folders
 
         folder = Path(outdir)
@@ -134,7 +134,7 @@ class Result:
                 if findings:
                     names += self._write_dicom(stage, findings, dicom_formats)
             self.run.content["files"] = names
-            challenge.warn_over_budget(self.plan.budget, self.run)
+            run.warn_over_budget(self.plan.budget, self.run)
             self.run.write(stage / folders.RECORD)
             folders.replace_all(stage, folder, names)
         return [folder / name for name in (*names, folders.RECORD)]
@@ -303,11 +303,11 @@ def segment(
     Raises:
         InputError: the input, the weights or a setting cannot be used.
     """
-    from l2s import challenge
+    from l2s import run
     from l2s.measure.lesions import Settings
     from l2s.study import Body
 
-    args = challenge.run_defaults()
+    args = run.default_flags()
     args.weights, args.device, args.fusion, args.windows = weights, device, fusion, windows
     args.precision, args.mirror, args.max_ram, args.max_vram = precision, mirror, max_ram, max_vram
     for word, value in (("mirror", mirror), ("max_ram", max_ram), ("max_vram", max_vram), ("name", name)):
@@ -321,15 +321,15 @@ def segment(
     try:
         settings = Settings(connectivity, min_volume_ml, None, None, body or Body(), lean_mass, as_baseline(baseline))
         check(args, settings)
-        record = challenge.Record()
-        plan, model = challenge.load_model(args, record)
+        record = run.Record()
+        plan, model = run.load_model(args, record)
         with record.stage("read"):
             case = as_case(source, ct, pet_series, ct_series, overrides)
         if name:
             case = replace(case, name=name, study=replace(case.study, name=name))
         grid = case.study.grid
         settings = replace(settings, liver=as_region(liver, grid, "liver"), blood=as_region(blood, grid, "blood"))
-        return run(args, case, record, plan, model, settings)
+        return run_case(args, case, record, plan, model, settings)
     except InputError as error:
         raise type(error)(in_python(str(error))) from error
 
@@ -401,10 +401,10 @@ def as_baseline(value) -> Baseline | None:
 
 def check(args: argparse.Namespace, settings) -> None:
     """Raises InputError for what would else end a run after the work: flags of a run, settings of the measures."""
-    from l2s import challenge
+    from l2s import run
     from l2s.measure import lesions
 
-    challenge.check_run_flags(args)
+    run.check_flags(args)
     lesions.check(settings)
 
 
@@ -472,20 +472,20 @@ def float_array(array, what: str) -> np.ndarray:
     return found
 
 
-def run(
+def run_case(
     args: argparse.Namespace, case: Case, record: Record, plan, model, settings, writing: float = WRITING, drawing: float = 0.0
 ) -> Result:
     """Segments and measures a case that was read.
 
     Args:
-        args: the flags of challenge.add_run_flags.
+        args: the flags of run.add_flags.
         case: the input.
         record: of this run; filled on.
-        plan, model: of challenge.load_model.
+        plan, model: of run.load_model.
         settings: of the measures.
-        writing, drawing: of challenge.segment: what a time budget has to leave.
+        writing, drawing: of run.segment: what a time budget has to leave.
     """
-    from l2s import challenge
+    from l2s import run
     from l2s.measure.lesions import measure
 
     study = case.study
@@ -495,7 +495,7 @@ def run(
     record.content["body"] = asdict(study.body)
     if case.dicom:
         record.content["dicom"] = case.dicom.facts
-    segmentation = challenge.segment(args, record, plan, model, study, writing, drawing)
+    segmentation = run.segment(args, record, plan, model, study, writing, drawing)
     with record.stage("measure"):
         measures = measure(study, segmentation.mask, segmentation.probability, segmentation.cue, settings)
     weights = record.content["weights"]

@@ -16,6 +16,7 @@ from l2s import challenge, engine, pipeline, sockets
 from l2s.errors import InputError
 from l2s.io import images
 from l2s.report import mip
+from l2s.run import Record, make_progress
 
 ROOT = Path(__file__).resolve().parents[1]
 OLD = "images/automated-petct-lesion-segmentation"
@@ -121,7 +122,7 @@ def test_budgets_are_in_the_record(case, run):
 def test_a_budget_keeps_time_for_the_preview_and_the_page(case, run, monkeypatch, flag, times):
     _, _, record = run(flag, "--time-budget", "1000")
     assert record["left_out"] == []
-    monkeypatch.setattr(challenge, times, 1e6)
+    monkeypatch.setattr(f"l2s.run.{times}", 1e6)
     _, _, record = run(flag, "--time-budget", "1000")
     assert record["left_out"] == ["localize fold 0 (x)", "segment fold 0 (x)"]
 
@@ -423,7 +424,7 @@ def test_one_bar_a_stage_on_a_terminal(monkeypatch):
 
     monkeypatch.setattr("tqdm.tqdm", Bar)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    progress = challenge.make_progress()
+    progress = make_progress()
     for done, total in ((1, 3), (2, 3), (3, 3), (2, 4), (4, 4)):  # two folds of one stage
         progress("segment", done, total)
     assert [(b.desc, b.n, b.total, b.closed) for b in Bar.made] == [("segment", 3, 3, True), ("segment", 4, 4, True)]
@@ -522,5 +523,5 @@ def test_a_gpu_warms_up_while_the_case_is_read(monkeypatch, device, times):
     monkeypatch.setattr(challenge, "read_case", read)
     plan = dataclasses.replace(engine.choose("cpu"), device=device)
     with pytest.raises(InputError, match="the case is bad"):
-        challenge.run(None, challenge.Record(), plan, None)
+        challenge.run_case(None, Record(), plan, None)
     assert calls == [device] * times

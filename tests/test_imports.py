@@ -26,14 +26,15 @@ ALLOWED = {  # part of l2s -> the other parts that it may import
     "int8": BASE | {"weights"},
     "quantize": BASE | {"weights", "int8", "pipeline", "io", "measure"},
     "sockets": {"errors", "io"},
-    "challenge": BASE | {*STAGES, "sockets", "weights", "int8", "pipeline", "__init__"},
+    "run": BASE | {"measure", "io", "weights", "int8", "pipeline", "__init__"},
+    "challenge": BASE | {*STAGES, "sockets", "run", "pipeline", "__init__"},
     "outdir": BASE | {"io", "measure"},
-    "api": BASE | {*STAGES, "pipeline", "challenge", "outdir", "__init__"},
+    "api": BASE | {*STAGES, "pipeline", "run", "outdir", "__init__"},
     "serve": {"errors", "__init__"},  # the segmentation is a process of its own
-    "commands": BASE | {*STAGES, "serve", "weights", "quantize", "pipeline", "challenge", "outdir", "api", "__init__"},
+    "commands": BASE | {*STAGES, "serve", "weights", "quantize", "pipeline", "run", "outdir", "api", "__init__"},
     "cli": {"errors", "commands", "__init__"},
 }
-TORCH = {"engine", "ensemble", "weights", "int8", "quantize", "pipeline", "challenge", "localize", "segment"}
+TORCH = {"engine", "ensemble", "weights", "int8", "quantize", "pipeline", "run", "challenge", "localize", "segment"}
 LAZY = (
     "torch",
     "timm",

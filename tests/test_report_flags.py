@@ -12,6 +12,7 @@ import l2s
 from l2s import challenge, cli
 from l2s.engine import Budget
 from l2s.report import page
+from l2s.run import Record, warn_over_budget
 
 SHAPE = (20, 26, 30)
 
@@ -102,7 +103,7 @@ def test_a_page_that_makes_the_run_late_is_said(case, weights_folder, tmp_path, 
         return write_report(*args, **kwargs)
 
     monkeypatch.setattr(page, "write_report", slow)
-    monkeypatch.setattr(challenge, "warn_over_budget", lambda budget, record: record.warn(["too late"] if late else []))
+    monkeypatch.setattr("l2s.run.warn_over_budget", lambda budget, record: record.warn(["too late"] if late else []))
     assert run(case, tmp_path / "out", weights_folder, "--report") == 0
     assert "too late" in json.loads((tmp_path / "out" / "l2s-record.json").read_text())["warnings"]
     late.clear()
@@ -112,11 +113,11 @@ def test_a_page_that_makes_the_run_late_is_said(case, weights_folder, tmp_path, 
 
 
 def test_a_limit_is_named_once_with_its_last_figure(monkeypatch):
-    record, now = challenge.Record(), []
-    monkeypatch.setattr(challenge.time, "perf_counter", lambda: record.started + now[-1])
+    record, now = Record(), []
+    monkeypatch.setattr("l2s.run.time.perf_counter", lambda: record.started + now[-1])
     for seconds in (59.0, 61.0, 121.0):
         now.append(seconds)
-        challenge.warn_over_budget(Budget(seconds=60.0), record)
+        warn_over_budget(Budget(seconds=60.0), record)
     assert record.content["warnings"] == ["the run took 121.0 s, --time-budget was 60 s"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2s import api, challenge, cli, engine, outdir
+from l2s import api, cli, engine, outdir, run
 from l2s.errors import InputError
 from l2s.io import dicom_out
 from l2s.io.inputs import read_input
@@ -31,7 +31,7 @@ def no_model(monkeypatch):
     def load(*_):
         raise AssertionError("the model was loaded before the input was known to be good")
 
-    monkeypatch.setattr(challenge, "load_model", load)
+    monkeypatch.setattr(run, "load_model", load)
 
 
 def result(folder: Path, hot=(slice(5, 7), slice(3, 5), slice(4, 6))) -> api.Result:
@@ -41,7 +41,7 @@ def result(folder: Path, hot=(slice(5, 7), slice(3, 5), slice(4, 6))) -> api.Res
     mask[hot] = True
     maps = mask * np.float32(0.9), mask * np.float32(1)
     segmentation = Segmentation(mask, *maps, {}, [], {}, {}, [])
-    record = challenge.Record()
+    record = run.Record()
     record.content |= {"weights": {"name": "none", "sha256": "0"}, "case": {"name": case.name}, "body": {}}
     plan = engine.choose("cpu", "fp32", engine.Budget())
     return api.Result(case.study, segmentation, measure(case.study, mask, *maps), record, plan, case.dicom)

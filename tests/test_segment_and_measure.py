@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 import l2s
-from l2s import api, challenge, cli, outdir
+from l2s import api, cli, outdir, run
 from l2s.errors import InputError
 from l2s.io.images import read_grid, read_image, write_image, write_mask
 from l2s.io.inputs import read_input
@@ -138,7 +138,7 @@ def test_a_budget_that_was_not_kept_is_in_the_record(case, weights_folder, tmp_p
 
 @pytest.mark.parametrize(
     ("flag", "where", "times"),
-    [("--report", challenge, "PAGE_DRAWING"), ("--save-cue", api, "MAP_WRITING"), ("--save-probability", api, "MAP_WRITING")],
+    [("--report", run, "PAGE_DRAWING"), ("--save-cue", api, "MAP_WRITING"), ("--save-probability", api, "MAP_WRITING")],
 )
 def test_a_budget_keeps_time_for_what_comes_after(case, weights_folder, tmp_path, monkeypatch, flag, where, times):
     monkeypatch.setattr(where, times, 1e6)

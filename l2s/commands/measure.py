@@ -83,15 +83,15 @@ def run_measure(arguments: argparse.Namespace) -> None:
 
 def write_table(folder: Path, saved, measures) -> list[str]:
     """Puts a new table into the folder of a result; returns its files. What was made from the old one goes, and that is said."""
-    from l2s import __version__, challenge, outdir
-    from l2s.measure import lesion_table
+    from l2s import __version__, outdir
+    from l2s.measure import lesion_table, table
 
     weights = saved.record.get("weights") or {}
     measures = replace(measures, weights_name=weights.get("name"), weights_sha256=weights.get("sha256"))
     names = [path.name for path in lesion_table.write(folder, measures, f"l2s {__version__}")]
     if stale := outdir.drop_derived(folder):
         files = [name for name in saved.record.get("files") or [] if name not in stale]
-        challenge.write_text(folder / outdir.RECORD, json.dumps(saved.record | {"files": files}, indent=2) + "\n")
+        table.write_text(folder / outdir.RECORD, json.dumps(saved.record | {"files": files}, indent=2) + "\n")
         logging.getLogger(__name__).warning(
             "%s: removed %s, made from the table before this one; l2s report makes the page again", folder, ", ".join(stale)
         )
@@ -100,10 +100,10 @@ def write_table(folder: Path, saved, measures) -> list[str]:
 
 def write_folder(arguments: argparse.Namespace, saved, measures, warnings: list[str]) -> list[str]:
     """A folder as `l2s segment` makes it, of a mask that another tool made: PET, CT, mask, table and a record of where they came from."""
-    from l2s import __version__, challenge, outdir
+    from l2s import __version__, outdir, run
 
     measures = replace(measures, mask_name=outdir.MASKS[0])
-    record = challenge.Record()
+    record = run.Record()
     files = {"pet": arguments.pet, "ct": arguments.ct, "mask": arguments.mask}
     record.content["case"] = {"name": saved.study.name, "kind": MASK_KIND} | {k: p.name for k, p in files.items() if p}
     record.content["geometry"] = asdict(saved.study.stored or saved.study.grid)

@@ -38,9 +38,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     segment.add_argument("--save-cue", action="store_true", help="also write cue.nii.gz, the localizer's answer, 0..1")
     segment.add_argument("--report", action="store_true", help="also write report.html, one page for people")
     add_count_flags(segment)
-    from l2s.challenge import add_run_flags
+    from l2s import run
 
-    add_run_flags(segment)
+    run.add_flags(segment)
     add_dicom_options(segment)
     segment.add_argument("--verbose", action="store_true", help="say what is being done")
     segment.set_defaults(run=run_segment)
@@ -75,7 +75,7 @@ def read_formats(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 def run_segment(arguments: argparse.Namespace) -> None:
     """Mark the lesions of one PET/CT by L2SNet and measure them. Research use only."""
-    from l2s import api, challenge, outdir
+    from l2s import api, outdir, run
     from l2s.io.dicom_files import check_apart
     from l2s.io.inputs import read_input
     from l2s.measure import lesion_table
@@ -92,7 +92,7 @@ def run_segment(arguments: argparse.Namespace) -> None:
     settings = Settings(arguments.connectivity, arguments.min_volume_ml)
     api.check(arguments, settings)
     outdir.check(arguments.outdir)
-    record = challenge.Record()
+    record = run.Record()
     # the model comes last: it takes the longest to load, and most of what is wrong is wrong with the input
     with record.stage("read"):
         case = read_input(arguments.input, arguments.ct, arguments.pet_series, arguments.ct_series, overrides)
@@ -101,10 +101,10 @@ def run_segment(arguments: argparse.Namespace) -> None:
         check_apart(arguments.outdir, arguments.input)
     if dicom:
         api.check_dicom(case, dicom)
-    plan, model = challenge.load_model(arguments, record)
+    plan, model = run.load_model(arguments, record)
     writing = api.WRITING + api.MAP_WRITING * (arguments.save_probability + arguments.save_cue)
-    drawing = challenge.PAGE_DRAWING if arguments.report else 0.0
-    result = api.run(arguments, case, record, plan, model, settings, writing, drawing)
+    drawing = run.PAGE_DRAWING if arguments.report else 0.0
+    result = api.run_case(arguments, case, record, plan, model, settings, writing, drawing)
     files = result.save(
         arguments.outdir, image[0], arguments.save_probability, arguments.save_cue, dicom, uid_seed=arguments.uid_seed
     )
@@ -113,7 +113,7 @@ def run_segment(arguments: argparse.Namespace) -> None:
             files.append(result.report(arguments.outdir / outdir.REPORT))
         # once more, as the page comes after the record: a page that fails does not cost the mask
         record.content["files"].append(outdir.REPORT)
-        challenge.warn_over_budget(plan.budget, record)
+        run.warn_over_budget(plan.budget, record)
         record.write(arguments.outdir / outdir.RECORD)
     print(lesion_table.as_text(result.measures))
     print(f"{arguments.outdir}: {', '.join(path.name for path in files)}")
