@@ -3,7 +3,8 @@
     python -m benchmarks.windows [--quick] [--repeats 3] [--case FOLDER] [--max-ram 4G] [--skip-uncropped]
 
 Theirs: overlap 0.5, Gaussian weights, no mirroring, batch 1, channels-last input; nnU-Net makes its patches contiguous by itself.
-Ours: (a) tiles on the body box without a memory limit, (b) within --max-ram, (c) on the body box where theirs get the whole volume.
+Ours: (a) tiles on the body box without a memory limit, (b) within --max-ram, (c) on the body box where theirs get the whole volume;
+beside them the weights' own windows, which process.py takes by default: of another size and overlap than theirs.
 Neither library is a dependency: pip install monai==1.6.1 nnunetv2==2.8.1 in an environment of its own (nnU-Net asks for another timm
 than requirements.txt). Without them their rows are left out.
 """
@@ -135,13 +136,18 @@ def main() -> None:
     limited = engine.choose("cpu", budget=engine.Budget(ram_bytes=engine.parse_bytes(args.max_ram)))
     volume = windows.scale(working.pet_suv, working.ct_hu, config)
 
-    def ours(with_plan: engine.Plan) -> Callable[[], np.ndarray]:
-        return lambda: windows.logits(working.pet_suv, working.ct_hu, network, config, with_plan)
+    def ours(with_plan: engine.Plan, laid: windows.WindowsConfig = config) -> Callable[[], np.ndarray]:
+        return lambda: windows.logits(working.pet_suv, working.ct_hu, network, laid, with_plan)
 
     print(f"{machine(args.repeats)}; {study.name}, window {' x '.join(map(str, patch))}, weights {model.name}", flush=True)
     for library in (name for name in LIBRARIES if not importlib.util.find_spec(name)):
         print(f"{library} is absent: its row is left out (see --help)")
-    calls = {"tiles": ours(plan), f"tiles, --max-ram {args.max_ram}": ours(limited)} | theirs(network, volume, patch)
+    calls = {"tiles": ours(plan), f"tiles, --max-ram {args.max_ram}": ours(limited)}
+    default = pipeline.windows_config(model)
+    if default.windows == "gaussian":
+        size = " x ".join(map(str, default.patch_zyx))
+        calls[f"the weights' windows ({size}, overlap {default.overlap:g})"] = ours(plan, default)
+    calls |= theirs(network, volume, patch)
     seconds, answers = in_turn(calls, args.repeats)
     figures = scores(answers, pipeline.cue_logits(working, model, plan), working, study, truth, plan)
     shape = " x ".join(map(str, working.grid.shape_zyx))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from l2s import __version__, run, sockets
 from l2s.errors import InputError
+from l2s.textfile import write_text
 
 log = logging.getLogger("l2s")
 
@@ -152,7 +153,6 @@ def write_result(args: argparse.Namespace, record: run.Record, case: sockets.Soc
 def write_answer(args: argparse.Namespace, record: run.Record, case: sockets.Sockets, target: Path, mask, stored) -> None:
     """The mask, and what the edition wants beside it."""
     from l2s.io.images import write_mask
-    from l2s.measure.table import write_text
 
     write_mask(target, mask, stored)
     record.content["files"].append(case.mask_name)

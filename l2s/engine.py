@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import itertools
 import logging
+import math
 import os
 import re
 import threading
@@ -34,7 +35,7 @@ BYTES_A_PIXEL = 1600  # one pixel of the 2D network: 1300
 SHARE = {"cpu": 0.4, "cuda": 0.8}  # of the free memory: on the CPU the images, their copies and other people need the remainder
 SPARE_BYTES = 200 * 2**20  # of a limit: libraries' own buffers
 LEAST_TILE_VOXELS, LEAST_SLAB_VOXELS, LEAST_BATCH_PIXELS = 200_000, 100_000, 50_000
-# Larger ones gain no speed: with these a 400 x 400 x 326 case stays below 4 GiB in all
+# With these a 400 x 400 x 326 case stays below 4 GiB in all at any spacing; larger slabs gain little, larger plain passes halos
 MOST_PLAIN_VOXELS, MOST_SLAB_VOXELS = 4_000_000, {"cpu": 1_200_000, "cuda": 4_800_000}
 MOST_BATCH_PIXELS = {"cpu": 150_000, "cuda": 8 * 320 * 384}
 # glibc's mallopt: parameters by their numbers in malloc.h, and what a process that has freed large blocks comes to by itself
@@ -43,6 +44,7 @@ USUAL_HEAP = ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 32 * 2**20), (M_TRIM_THRES
 KEPT_HEAP = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
 HEAP_VARIABLES = {"GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"}
 MOST_VOXELS = 2**40  # none
+CPU_GROUP = Path("/sys/fs/cgroup")
 # what CUDA, cuBLAS and cuDNN say where they find no room for themselves or for a workspace
 WANT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "nable to find a valid cuDNN algorithm", "nable to find an engine")
 # what they say for that and for other reasons: want of memory where the GPU is nearly full
@@ -79,7 +81,7 @@ class Plan:
         plain_voxels: the most voxels of a pass of a network that cannot be cut into slabs, or whose memory is kept between slabs.
         batch_pixels: the most pixels that the 2D network gets in one forward pass.
         budget: the limits that the sizes keep.
-        memory_format: how feature maps lie in memory.
+        memory_format: how feature maps lie in memory; the weights are laid out alike when they are loaded.
     """
 
     device: str
@@ -101,6 +103,16 @@ class Plan:
     def kind(self) -> str:
         """'cpu' or 'cuda'."""
         return self.device.partition(":")[0]
+
+    def layout(self, dimensions: int) -> torch.memory_format:
+        """torch's word for memory_format, for a batch of 4 (planes) or 5 dimensions (volumes)."""
+        return getattr(torch, self.memory_format if dimensions == 4 else f"{self.memory_format}_3d")
+
+    def in_fp32(self) -> Plan:
+        """The same plan in fp32, of which a GPU's convolutions shall not round to TF32's 10 bits."""
+        if self.kind == "cuda":
+            torch.backends.cudnn.allow_tf32 = False
+        return replace(self, precision="fp32")
 
 
 def choose(device: str = "auto", precision: str = "auto", budget: Budget = Budget()) -> Plan:
@@ -131,7 +143,8 @@ def choose(device: str = "auto", precision: str = "auto", budget: Budget = Budge
         if budget.vram_bytes is not None:
             raise InputError("--max-vram is for GPUs and this run is on the CPU; use --max-ram")
         name, precision = cpu_name(), "fp32" if precision == "auto" else precision
-    plan = fit(Plan(device, name, precision, torch.get_num_threads(), 0, 0, 0, 0, budget))
+    plan = Plan(device, name, precision, use_allowed_threads(), 0, 0, 0, 0, budget)
+    plan = fit(plan.in_fp32() if precision == "fp32" else plan)
     log.info("device %s (%s), precision %s", plan.device, plan.device_name, plan.precision)
     return plan
 
@@ -151,8 +164,6 @@ def _cuda(device: str, index: int, precision: str) -> tuple[str, str, str]:
     has_bf16 = capability[0] >= 8
     if precision == "bf16" and not has_bf16:
         raise InputError(f"precision bf16: {name} has no bf16 units; use fp16 or fp32")
-    if precision == "fp32":
-        torch.backends.cudnn.allow_tf32 = False  # else convolutions would round to 10 bits on Ampere and later
     if precision == "auto":
         # 16-bit units came with capability 7 (Volta, Turing: T4), bf16 with 8
         precision = "bf16" if has_bf16 else "fp16" if capability[0] >= 7 else "fp32"
@@ -357,6 +368,29 @@ def _reclaimable(group: Path) -> int:
     lines = stat.read_text().splitlines() if stat.exists() else []
     names = ("inactive_file ", "total_inactive_file ")
     return next((int(line.split()[1]) for line in reversed(lines) if line.startswith(names)), 0)
+
+
+def use_allowed_threads() -> int:
+    """Keeps torch within the processor time that a container may use (docker run --cpus); returns its threads.
+
+    torch counts the machine's cores: on 64 of them 32 threads would wait for a quota of 2.
+    """
+    allowed = cpu_quota()
+    if allowed is not None and math.ceil(allowed) < torch.get_num_threads():
+        torch.set_num_threads(max(1, math.ceil(allowed)))
+    return torch.get_num_threads()
+
+
+def cpu_quota() -> float | None:
+    """Cores' worth of time that the control group may use; None without a limit."""
+    both, quota, period = (CPU_GROUP / name for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+    if both.exists():
+        words = both.read_text().split()
+    elif quota.exists() and period.exists():
+        words = [quota.read_text().strip(), period.read_text().strip()]
+    else:
+        return None
+    return int(words[0]) / int(words[1]) if words[0].isdigit() else None  # 'max' or -1: no limit
 
 
 def cpu_name() -> str:

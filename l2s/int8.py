@@ -4,8 +4,8 @@
     WEIGHTS/int8/int8.json                                      what they are, and what they cost in Dice
     WEIGHTS/int8/{localizer,segmenter}_FOLD.{xml,bin}           the networks
 
-`l2s weights quantize` makes them (quantize.py). They answer a little differently from the weights, so nothing but --precision int8
-brings them into a run, and the run's record says how much they lost where that was measured.
+`l2s weights quantize` makes them (quantize.py). They answer a little differently from the weights, so they come into a run by
+--precision int8 alone, or by a --time-budget that fp32 would miss, and the run's record says how much they lost where that was measured.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ MAPS_TO_COME = 6  # float32 arrays of the body box that are made beside the netw
 WARM_UP_ZYX = (64, 16, 64)  # of the working grid
 DEVICE_MAPS = 6  # of them on a GPU: the volume, its padded copy, the answer
 LEAST_PREPARING_S = 0.5  # for drawing: a page has parts that no small study makes smaller
+SHORT = ("bf16", "fp16")  # precisions in which a sum may overflow
 ANSWER_BYTES = 9  # a voxel of the PET: mask, probability, cue, which a time budget holds while it adds to them
 
 Progress = Callable[[str, int, int], None]
@@ -140,18 +141,22 @@ def segment(
     plan = fit(plan)
     if settings.deadline is not None and faster is not None:
         with stage("probe"):
-            # bringing the answer back takes about as long as preparing took
-            expected = base_seconds(working, model, plan, config) + seconds["prepare"]
+            networks_s = base_seconds(working, model, plan, config)
+            expected = networks_s + seconds["prepare"]  # bringing the answer back takes about as long as preparing took
             left = max(0.0, settings.deadline - time.perf_counter())
         if expected > left:
+            line = f"the base answer would take about {expected:.0f} s of {left:.0f} s in fp32"
             try:
                 with stage("load int8"):
-                    model, plan = faster(), fit(replace(plan, precision="int8"))
-                warnings.append(
-                    f"the base answer would take about {expected:.0f} s of {left:.0f} s in fp32: int8 networks are used"
-                )
-            except InputError as error:
-                warnings.append(f"the base answer will take about {expected:.0f} s of {left:.0f} s: no int8 networks, {error}")
+                    other, other_plan = faster(), fit(replace(plan, precision="int8"))
+                    is_faster = base_seconds(working, other, other_plan, config) < networks_s
+                line += ": int8 networks are used" if is_faster else ": int8 networks are no faster here and are left out"
+                if is_faster:
+                    model, plan = other, other_plan
+            except Exception as error:  # the base answer comes whatever is wrong with an extra
+                log.debug("no int8 networks", exc_info=True)
+                line += f": no int8 networks, {error or type(error).__name__}"
+            warnings.append(line)
     facts, lines = describe_plan(working, model, plan, config)
     warnings += lines
     log.info("body box %s: %s", " x ".join(map(str, working.pet_suv.shape)), ", ".join(f"{k} {v}" for k, v in facts.items()))
@@ -164,16 +169,22 @@ def segment(
         with stage(one.stage) as report:
             attempt = partial(run_pass, one, working, model, config=config, report=report)
             answer, plan, problems = engine.with_less(plan, lambda p: attempt(plan=p), reserve, to_cpu)
+            if plan.precision in SHORT and not np.isfinite(answer).all():
+                problems.append(f"{one.stage} answered with NaN or infinity in {plan.precision}: computed in fp32 from there on")
+                log.warning(problems[-1])
+                answer, plan, more = engine.with_less(fit(plan.in_fp32()), lambda p: attempt(plan=p), reserve, to_cpu)
+                problems += more
         warnings.extend(problems)
-        return answer, {"device": plan.device, "precision": plan.precision}
+        return finite(answer, one.stage), {"device": plan.device, "precision": plan.precision}
 
     def back(logits: np.ndarray) -> np.ndarray:
         try:
             return on_pet_grid(logits, working, study.grid, plan)
-        except RuntimeError as error:  # a full GPU: out of memory, or no room for a library's own buffers
-            if plan.kind == "cpu":
+        except RuntimeError as error:
+            if plan.kind == "cpu" or not engine.is_want_of_memory(error, plan.device):
                 raise
-            line = f"{plan.device} could not bring the answer back ({str(error).splitlines()[0]}): done on the CPU"
+            reason = str(error).strip().partition("\n")[0]
+            line = f"{plan.device} could not bring the answer back ({reason}): done on the CPU"
             if line not in warnings:
                 log.warning(line)
                 warnings.append(line)
@@ -231,9 +242,9 @@ def warm_up(model: Model, plan: Plan) -> None:
 
 def base_seconds(working: Working, model: Model, plan: Plan, config: windows.WindowsConfig) -> float:
     """About what one fold without mirrors takes on this study, from a piece of each stage."""
-    localizer, segmenter, shape = model.localizers[0], model.segmenters[0], working.pet_suv.shape
-    first = planes.expected_seconds(shape, localizer, model.manifest.localizer.planes, plan)
-    return first + windows.expected_seconds(shape, config, segmenter, plan)
+    shape = working.pet_suv.shape
+    first = planes.expected_seconds(shape, model.localizers[0], model.manifest.localizer.planes, plan)
+    return first + windows.expected_seconds(shape, config, model.segmenters[0], plan)
 
 
 def describe_plan(working: Working, model: Model, plan: Plan, config: windows.WindowsConfig) -> tuple[dict, list[str]]:
@@ -269,7 +280,7 @@ def run_pass(
             logits = windows.logits(working.pet_suv, working.ct_hu, network, config, plan, report, one.flips)
     finally:
         release(network, plan)
-    return finite(logits, one.stage)
+    return logits
 
 
 def release(network: nn.Module, plan: Plan) -> None:
@@ -295,13 +306,13 @@ def cue_logits(working: Working, model: Model, plan: Plan) -> np.ndarray:
     """Stage 1's logits, float32 (z, y, x) on the working grid: the mean of the folds."""
     passes = [ensemble.Pass("localize", fold) for fold in range(len(model.localizers))]
     config = windows_config(model)
-    return sum(run_pass(one, working, model, plan, config) for one in passes) / len(passes)
+    return finite(sum(run_pass(one, working, model, plan, config) for one in passes) / len(passes), "localize")
 
 
 def lesion_logits(working: Working, model: Model, plan: Plan, config: windows.WindowsConfig) -> np.ndarray:
     """Stage 2's logits, float32 (z, y, x) on the working grid: the mean of the folds."""
     passes = [ensemble.Pass("segment", fold) for fold in range(len(model.segmenters))]
-    return sum(run_pass(one, working, model, plan, config) for one in passes) / len(passes)
+    return finite(sum(run_pass(one, working, model, plan, config) for one in passes) / len(passes), "segment")
 
 
 def on_pet_grid(logits: np.ndarray, working: Working, grid: Grid, plan: Plan) -> np.ndarray:
@@ -315,9 +326,9 @@ def on_pet_grid(logits: np.ndarray, working: Working, grid: Grid, plan: Plan) ->
 
 
 def finite(logits: np.ndarray, stage: str) -> np.ndarray:
-    """The logits, unless the network answered with NaN or infinity (a 16-bit overflow, damaged weights): then InputError."""
+    """The logits, unless the network answered with NaN or infinity (damaged weights, a 16-bit overflow in training): then InputError."""
     if not np.isfinite(logits).all():
         raise InputError(
-            f"{stage} answered with NaN or infinity: use --precision fp32, and check the weights with l2s weights verify"
+            f"{stage} answered with NaN or infinity: check the weights with l2s weights verify, or use --precision fp32"
         )
     return logits

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from l2s import __version__
 from l2s.errors import InputError
+from l2s.textfile import write_text
 
 log = logging.getLogger("l2s")
 
@@ -108,8 +109,6 @@ class Record:
         self.content["seconds"]["total"] = round(time.perf_counter() - self.started, 3)
         self.content["peak_rss_mib"] = round(peak_rss_bytes() / 2**20)
         log.info("total: %.2f s, peak memory %d MiB", self.content["seconds"]["total"], self.content["peak_rss_mib"])
-        from l2s.measure.table import write_text
-
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(self.content, indent=2) + "\n")
 

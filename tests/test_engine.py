@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -373,3 +374,31 @@ def test_a_heap_that_the_user_has_set_up_is_left_alone(monkeypatch):
     with engine.kept_heap():
         pass
     assert library.calls == []
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "200000 100000"}, 2.0),
+        ({"cpu.max": "50000 100000"}, 0.5),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+    ],
+)
+def test_a_container_s_share_of_the_processor(tmp_path, monkeypatch, files, cores):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(engine, "CPU_GROUP", Path(tmp_path))
+    assert engine.cpu_quota() == cores
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(0.5, 1), (1.2, 2), (3.0, 3), (64.0, 4), (None, 4)])
+def test_torch_keeps_within_it(monkeypatch, cores, threads):
+    now = [4]
+    monkeypatch.setattr(engine, "cpu_quota", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: now.__setitem__(0, n))
+    assert engine.choose("cpu").threads == threads

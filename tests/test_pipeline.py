@@ -132,7 +132,13 @@ def test_the_deadline_leaves_time_to_draw_the_answer(study, model, plan):
     assert late.left_out == ["localize fold 0 (x)", "segment fold 0 (x)"]
 
 
-def test_the_faster_networks_come_only_when_the_deadline_needs_them(study, model, plan):
+def probed(monkeypatch, int8_seconds: float) -> None:
+    """What the pieces of both networks are said to take: in fp32 a second."""
+    monkeypatch.setattr(pipeline, "base_seconds", lambda w, m, plan, c: int8_seconds if plan.precision == "int8" else 1.0)
+
+
+def test_the_faster_networks_come_only_when_the_deadline_needs_them(study, model, plan, monkeypatch):
+    probed(monkeypatch, 0.5)
     calls = []
 
     def faster():
@@ -148,6 +154,56 @@ def test_the_faster_networks_come_only_when_the_deadline_needs_them(study, model
     assert any("int8 networks are used" in line for line in near.warnings)
     pipeline.segment(study, model, plan, faster=faster)
     assert calls == [1]
+
+
+def test_int8_networks_that_are_no_faster_are_left_out(study, model, plan, monkeypatch):
+    probed(monkeypatch, 1.5)
+    result = pipeline.segment(study, model, plan, Settings(deadline=time.perf_counter()), faster=lambda: model)
+    assert result.plan["precision"] == "fp32"
+    assert any("no faster here" in line for line in result.warnings)
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("libopenvino.so: cannot open"), RuntimeError("compile_model"), InputError("damaged")]
+)
+def test_a_broken_extra_does_not_cost_the_base_answer(study, model, plan, error):
+    def broken():
+        raise error
+
+    result = pipeline.segment(study, model, plan, Settings(deadline=time.perf_counter()), faster=broken)
+    np.testing.assert_array_equal(result.mask, pipeline.segment(study, model, plan).mask)
+    assert any(f"no int8 networks, {error}" in line for line in result.warnings)
+
+
+def overflowing(monkeypatch, precisions: tuple[str, ...]) -> list[str]:
+    """Stage 2 answers with NaN in these precisions; returns the precisions it is asked in, as they come."""
+    asked, whole = [], pipeline.run_pass
+
+    def logits(one, working, model, plan, config, report=None):
+        answer = whole(one, working, model, dataclasses.replace(plan, precision="fp32"), config, report)
+        if one.stage == "segment":
+            asked.append(plan.precision)
+            answer = answer * np.float32("nan") if plan.precision in precisions else answer
+        return answer
+
+    monkeypatch.setattr(pipeline, "run_pass", logits)
+    return asked
+
+
+def test_sixteen_bits_that_overflow_are_computed_once_more(study, model, plan, monkeypatch):
+    expected = pipeline.segment(study, model, plan).mask
+    asked = overflowing(monkeypatch, ("bf16",))
+    result = pipeline.segment(study, model, dataclasses.replace(plan, precision="bf16"))
+    np.testing.assert_array_equal(result.mask, expected)
+    assert asked == ["bf16", "fp32"]
+    assert result.plan["precision"] == "fp32"
+    assert any("NaN or infinity in bf16" in line for line in result.warnings)
+
+
+def test_nan_in_fp32_is_an_error(study, model, plan, monkeypatch):
+    overflowing(monkeypatch, ("bf16", "fp32"))
+    with pytest.raises(InputError, match="NaN or infinity"):
+        pipeline.segment(study, model, dataclasses.replace(plan, precision="bf16"))
 
 
 def test_the_plan_tells_how_the_box_was_cut(study, model, plan, monkeypatch):
@@ -208,6 +264,13 @@ def test_a_full_gpu_leaves_the_way_back_to_the_cpu(study, model, plan, monkeypat
     (line,) = [line for line in result.warnings if "CUBLAS" in line]
     assert "done on the CPU" in line
     assert "more" not in line
+
+    def broken(array, plan):
+        raise RuntimeError("expected Float, found Half")
+
+    monkeypatch.setattr(engine, "to_device", broken)
+    with pytest.raises(RuntimeError, match="found Half"):  # no want of memory, but a bug
+        pipeline.segment(study, model, plan)
 
 
 def test_a_warm_up_shows_each_stage_a_piece_and_hides_its_failure(model, plan):

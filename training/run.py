@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from l2s.errors import InputError
-from l2s.measure.table import write_text
+from l2s.textfile import write_text
 from training.log import read_log
 from training.recipe import Recipe, load_recipe
 from training.splits import SYNTHETIC

@@ -34,6 +34,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     from l2s.measure import table
     from l2s.measure.metrics import evaluate_masks
     from l2s.measure.surface import surface_scores
+    from l2s.textfile import write_text
 
     outputs = [path for path in (arguments.json, arguments.csv) if path]
     for path in outputs:  # before the work, not after it
@@ -56,9 +57,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     rows = [table.to_row(s, surfaces[k] if surfaces else None) for k, s in enumerate(scores)]
     summary = table.summary_of(scores, surfaces)
     if arguments.json:
-        table.write_text(arguments.json, table.as_json(rows, summary))
+        write_text(arguments.json, table.as_json(rows, summary))
     if arguments.csv:
-        table.write_text(arguments.csv, table.as_csv(rows))
+        write_text(arguments.csv, table.as_csv(rows))
     print(table.as_text(rows, summary))
 
 

@@ -84,14 +84,15 @@ def run_measure(arguments: argparse.Namespace) -> None:
 def write_table(folder: Path, saved, measures) -> list[str]:
     """Puts a new table into the folder of a result; returns its files. What was made from the old one goes, and that is said."""
     from l2s import __version__, outdir
-    from l2s.measure import lesion_table, table
+    from l2s.measure import lesion_table
+    from l2s.textfile import write_text
 
     weights = saved.record.get("weights") or {}
     measures = replace(measures, weights_name=weights.get("name"), weights_sha256=weights.get("sha256"))
     names = [path.name for path in lesion_table.write(folder, measures, f"l2s {__version__}")]
     if stale := outdir.drop_derived(folder):
         files = [name for name in saved.record.get("files") or [] if name not in stale]
-        table.write_text(folder / outdir.RECORD, json.dumps(saved.record | {"files": files}, indent=2) + "\n")
+        write_text(folder / outdir.RECORD, json.dumps(saved.record | {"files": files}, indent=2) + "\n")
         logging.getLogger(__name__).warning(
             "%s: removed %s, made from the table before this one; l2s report makes the page again", folder, ", ".join(stale)
         )

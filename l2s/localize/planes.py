@@ -88,7 +88,7 @@ def expected_seconds(shape_zyx, network: nn.Module, config: PlanesConfig, plan: 
     padded = padded_plane(height, width)
     with torch.inference_mode(), torch.autocast(plan.kind, plan.dtype, enabled=plan.dtype != torch.float32):
         block = torch.full((batch, 2 * network.config.neighbours + 1, *padded), -1.0, device=plan.device)
-        block = block.contiguous(memory_format=torch.channels_last)
+        block = block.contiguous(memory_format=plan.layout(block.ndim))
         for _ in range(2):
             started = time.perf_counter()
             network(block).sum().item()  # waits for a GPU
@@ -131,7 +131,7 @@ def cue_logits(
             chosen = samples[first : first + batch]
             block = take_planes(planes, [index for index, _ in chosen], network.config.neighbours)
             block = torch.cat([flip_block(block[k : k + 1], flip, axis) for k, (_, flip) in enumerate(chosen)])
-            block = F.pad(block, pad, value=-1.0).contiguous(memory_format=torch.channels_last)
+            block = F.pad(block, pad, value=-1.0).contiguous(memory_format=plan.layout(block.ndim))
             out = network(block)[:, :, :height, :width].float()
             for k, (index, flip) in enumerate(chosen):
                 total[index] += flip_block(out[k : k + 1], flip, axis)[0, 0]

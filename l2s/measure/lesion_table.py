@@ -11,6 +11,7 @@ from pathlib import Path
 from l2s.errors import InputError
 from l2s.measure.lesions import Lesion, Measures
 from l2s.measure.reference import Baseline
+from l2s.textfile import write_text
 
 SCHEMA_VERSION = 1  # a field is renamed, dropped or changes its meaning: one more; a new field does not count
 CSV_NAME, JSON_NAME = "lesions.csv", "lesions.json"
@@ -196,12 +197,7 @@ def write(folder: Path, measures: Measures, tool: str) -> list[Path]:
     """Writes lesions.csv and lesions.json into a folder, each through a temporary name; returns their paths."""
     texts = {folder / CSV_NAME: as_csv(measures), folder / JSON_NAME: as_json(measures, tool)}  # both made before one is written
     for path, text in texts.items():
-        partial = path.with_name(f".{path.name}.part")
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_text(path, text)
     return list(texts)
 
 

@@ -7,7 +7,6 @@ import io
 import json
 import math
 from dataclasses import asdict
-from pathlib import Path
 
 from l2s.measure.metrics import CaseScores, mean, summarize
 from l2s.measure.surface import SurfaceScores
@@ -79,13 +78,3 @@ def as_json(rows: list[dict], summary: dict) -> str:
 def defined(row: dict, undefined) -> dict:
     """The row with each NaN replaced by undefined."""
     return {key: undefined if isinstance(v, float) and math.isnan(v) else v for key, v in row.items()}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes text through a temporary name in the same folder, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from l2s.engine import Plan, kept_heap, tile_bytes, to_device, to_host
+from l2s.engine import MOST_PLAIN_VOXELS, Plan, kept_heap, tile_bytes, to_device, to_host
 from l2s.errors import InputError
 from l2s.segment import slabs
 from l2s.segment.network import Segmenter, SegmenterConfig, halo
@@ -89,8 +89,8 @@ def axis_spans(length: int, parts: int, halo_voxels: int, stride: int) -> list[t
 def plan_tiles(shape_zyx, halo_voxels: int, stride: int, tile_voxels: int) -> list[Tile]:
     """The cut of a padded volume that computes the fewest voxels with no tile above tile_voxels.
 
-    Where no such cut stays within MUCH_WORK times the volume (the halos cost more than memory saves), it is the one with the least
-    peak^3 * work, whatever the limit: the smallest peak alone would cost hundreds of times the volume. The caller is warned.
+    None computes more than MUCH_WORK times the volume. Where no cut keeps both limits it is the one with the smallest tiles that keeps
+    the second, and the caller is warned: the smallest tiles of all would cost hundreds of times the volume.
     """
     options = []
     for length in shape_zyx:
@@ -104,11 +104,11 @@ def plan_tiles(shape_zyx, halo_voxels: int, stride: int, tile_voxels: int) -> li
     def total(spans) -> int:
         return sum(b - a for (a, b), _ in spans)
 
-    def cost(cut) -> tuple[bool, int, int]:
+    def cost(cut) -> tuple[bool, bool, int, int]:
         peak = math.prod(largest(s) for s in cut)
         work = math.prod(total(s) for s in cut)
-        dear = peak > tile_voxels or work > MUCH_WORK * math.prod(shape_zyx)
-        return dear, peak**3 * work if dear else work, peak
+        is_large = peak > tile_voxels
+        return work > MUCH_WORK * math.prod(shape_zyx), is_large, *((peak, work) if is_large else (work, peak))
 
     best = min(itertools.product(*options), key=cost)
     return [Tile(tuple(r for r, _ in spans), tuple(k for _, k in spans)) for spans in itertools.product(*best)]
@@ -148,7 +148,7 @@ def needed_bytes(shape_zyx, network: nn.Module, plan: Plan) -> int:
 
 
 def describe_tiles(tiles: list[Tile], padded_zyx, network: nn.Module, plan: Plan) -> tuple[dict, list[str]]:
-    """(facts for the record, warnings) of a cut: a warning where it takes more memory or much more work than was planned."""
+    """(facts for the record, warnings) of a cut: a warning where it takes more memory than was planned."""
     shapes = [tuple(b - a for a, b in tile.read) for tile in tiles]
     largest = max(shapes, key=math.prod)
     work = sum(math.prod(shape) for shape in shapes) / math.prod(padded_zyx)
@@ -159,12 +159,13 @@ def describe_tiles(tiles: list[Tile], padded_zyx, network: nn.Module, plan: Plan
         "work": round(work, 2),
     }
     warnings = []
-    if math.prod(largest) > limit_voxels(network, plan) or work > MUCH_WORK:
+    limit = limit_voxels(network, plan)
+    if math.prod(largest) > limit:
         needed = needed_bytes(largest, network, plan) / 1e9
-        warnings.append(
-            f"memory for tiles of {limit_voxels(network, plan)} voxels, but the smallest that serve have {math.prod(largest)}: "
-            f"about {needed:.1f} GB and {work:.1f} times the work; give more memory if you can"
-        )
+        line = f"tiles of {limit} voxels were planned, but the smallest within {MUCH_WORK:g} times the work have {math.prod(largest)}"
+        # a pass that is not cut has a limit of its own, which more memory does not lift
+        more = "" if limit == MOST_PLAIN_VOXELS and not in_slabs(network) else "; give more memory if you can"
+        warnings.append(f"{line}: about {needed:.1f} GB{more}")
     return facts, warnings
 
 
@@ -220,7 +221,7 @@ def forward(
         chosen = flips[first : first + group]
         # axis k of a volume is dimension k + 1 of a (2, z, y, x) block
         batch = torch.stack([torch.flip(block, [k + 1 for k in flip]) for flip in chosen])
-        batch = batch.contiguous(memory_format=torch.channels_last_3d)
+        batch = batch.contiguous(memory_format=plan.layout(batch.ndim))
         if in_slabs(network):
             voxels = batch[:, 0].numel()
             # not of more: kept memory gets holes, of which a pass within plain_voxels can afford any number

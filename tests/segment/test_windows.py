@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -131,12 +132,31 @@ def test_tiles_keep_the_limit_where_a_halo_allows_it():
     assert max(np.prod([b - a for a, b in tile.read]) for tile in tiles) <= 8_000_000
 
 
-def test_where_no_tile_keeps_the_limit_the_work_stays_bounded():
-    # the halo alone is 112: with a limit of a million no cut keeps it, and the finest cut would compute 178 times the volume
-    tiles = plan_tiles((432, 160, 176), 56, 8, 1_000_000)
-    read = [math.prod(b - a for a, b in tile.read) for tile in tiles]
-    assert sum(read) < 8 * 432 * 160 * 176
-    assert max(read) < 4_000_000
+def every_cut(shape_zyx, halo_voxels: int, stride: int) -> list[tuple[int, int]]:
+    """(voxels of the largest tile, voxels of all) of each way to cut a volume."""
+    axes = []
+    for length in shape_zyx:
+        most = max(1, min(length // stride, 16))
+        reads = [[b - a for (a, b), _ in axis_spans(length, parts, halo_voxels, stride)] for parts in range(1, most + 1)]
+        axes.append([(max(read), sum(read)) for read in reads])
+    return [tuple(math.prod(one) for one in zip(*cut)) for cut in itertools.product(*axes)]
+
+
+# the halo alone is 112: with a limit of a million no cut keeps it, and the finest would compute 178 times the volume
+@pytest.mark.parametrize(
+    ("shape", "limit"),
+    [((432, 160, 176), 1_000_000), ((328, 176, 240), 4_000_000), ((328, 160, 248), 4_900_000), ((328, 160, 248), 6_000_000)],
+)
+def test_the_cut_is_the_cheapest_or_else_the_smallest_within_four_times_the_work(shape, limit):
+    read = [math.prod(b - a for a, b in tile.read) for tile in plan_tiles(shape, 56, 8, limit)]
+    within = [cut for cut in every_cut(shape, 56, 8) if cut[1] <= 4 * math.prod(shape)]
+    kept = [work for peak, work in within if peak <= limit]
+    assert sum(read) <= 4 * math.prod(shape)
+    if kept:
+        assert max(read) <= limit
+        assert sum(read) == min(kept)
+    else:
+        assert (max(read), sum(read)) == min(within)
 
 
 def test_axis_spans_end_at_the_volume():
@@ -268,8 +288,9 @@ def test_a_cut_says_what_it_costs(plan):
     padded, tiles = windows.cut((331, 160, 172), network, little)
     facts, lines = windows.describe_tiles(tiles, padded, network, little)
     assert facts["halo"] == 56
-    assert facts["work"] == sum(math.prod(b - a for a, b in t.read) for t in tiles) / math.prod(padded) // 0.01 / 100
-    assert "memory for tiles of 300000 voxels" in lines[0]
+    assert facts["work"] == round(sum(math.prod(b - a for a, b in t.read) for t in tiles) / math.prod(padded), 2)
+    assert "tiles of 300000 voxels were planned" in lines[0]
+    assert "give more memory" in lines[0]
 
 
 class Counting(torch.nn.Module):
