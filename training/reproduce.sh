@@ -9,6 +9,8 @@
 #   LAUNCH      how a network's training is started, e.g. "torchrun --nproc-per-node 8 -m" (default: one process)
 #   LAUNCH2     the same for stage 2, whose batch may be smaller (default: as LAUNCH)
 #   FLAGS       further flags of the trainings, e.g. "--precision bf16 --workers 8"
+#   LANES       how many networks train at once (default: 1), each on the GPU of its lane's number; on a CPU share the cores out, e.g.
+#               LANES=2 OMP_NUM_THREADS=1
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,6 +27,7 @@ read -r -a launch <<< "${LAUNCH:-$python -m}"
 read -r -a launch2 <<< "${LAUNCH2:-${LAUNCH:-$python -m}}"
 read -r -a prepare <<< "${PREPARE:-}"
 read -r -a flags <<< "${FLAGS:-}"
+lanes=${LANES:-1}
 
 if [ -n "$smoke" ]; then
   recipe=training/recipes/smoke.toml
@@ -46,6 +49,25 @@ for entry in ${DATA:-}; do data+=(--data "$entry"); done
 maps=()
 [ -n "${ORGAN_MAPS:-}" ] && maps=(--organ-maps "$ORGAN_MAPS")
 
+queue=()
+# later COMMAND ...: for run_queue, in order
+later() {
+  local line
+  printf -v line '%q ' "$@"
+  queue+=("$line")
+}
+# what is queued, as many at once as there are lanes; the script ends where one fails
+run_queue() {
+  if [ "$lanes" -eq 1 ]; then
+    for line in "${queue[@]}"; do bash -c "$line" || exit $?; done
+  else
+    # shellcheck disable=SC2016 # for the lane's own shell: it has its number
+    printf '%s\n' "${queue[@]}" | xargs -P "$lanes" --process-slot-var=LANE -d '\n' -I{} \
+      bash -c 'gpus=(${CUDA_VISIBLE_DEVICES//,/ }); export CUDA_VISIBLE_DEVICES=${gpus[LANE]:-$LANE}; {}'
+  fi
+  queue=()
+}
+
 field() { "$python" -m training.recipe "$1" "$2"; }
 
 # trains both stages of a recipe on all its cases, for others to start from
@@ -53,8 +75,9 @@ start_weights() {
   local weights
   weights=$runs/$(field "$1" name)/weights
   "$python" -m training.prepare --recipe "$1" "${maps[@]}"
-  "${launch[@]}" training.train_localizer --recipe "$1" "${flags[@]}"
-  "${launch2[@]}" training.train_segmenter --recipe "$1" "${flags[@]}"
+  later "${launch[@]}" training.train_localizer --recipe "$1" "${flags[@]}"
+  later "${launch2[@]}" training.train_segmenter --recipe "$1" "${flags[@]}"
+  run_queue
   "$python" -m training.export --recipe "$1" --out "$weights"
 }
 
@@ -70,22 +93,29 @@ fi
 "$python" -m training.prepare --recipe "$recipe" "${data[@]}" "${maps[@]}" "${prepare[@]}"
 
 for fold in $folds; do
-  "${launch[@]}" training.train_localizer --recipe "$recipe" --fold "$fold" "${init[@]}" "${flags[@]}"
+  later "${launch[@]}" training.train_localizer --recipe "$recipe" --fold "$fold" "${init[@]}" "${flags[@]}"
 done
-[ -n "$out" ] && "${launch[@]}" training.train_localizer --recipe "$recipe" "${init[@]}" "${flags[@]}"
+[ -z "$out" ] || later "${launch[@]}" training.train_localizer --recipe "$recipe" "${init[@]}" "${flags[@]}"
+run_queue
 
 if [ "$(field "$recipe" cues)" = out-of-fold ]; then
   "$python" -m training.make_cues --recipe "$recipe"
 else
-  for fold in $folds; do "$python" -m training.make_cues --recipe "$recipe" --fold "$fold"; done
-  [ -n "$out" ] && "$python" -m training.make_cues --recipe "$recipe"
+  for fold in $folds; do later "$python" -m training.make_cues --recipe "$recipe" --fold "$fold"; done
+  [ -z "$out" ] || later "$python" -m training.make_cues --recipe "$recipe"
+  run_queue
 fi
 
 weights=()
 plain=()
 for fold in $folds; do
-  "${launch2[@]}" training.train_segmenter --recipe "$recipe" --fold "$fold" "${init[@]}" "${flags[@]}"
-  "${launch2[@]}" training.train_segmenter --recipe "$recipe" --fold "$fold" --plain "${init[@]}" "${flags[@]}"
+  later "${launch2[@]}" training.train_segmenter --recipe "$recipe" --fold "$fold" "${init[@]}" "${flags[@]}"
+  later "${launch2[@]}" training.train_segmenter --recipe "$recipe" --fold "$fold" --plain "${init[@]}" "${flags[@]}"
+done
+[ -z "$out" ] || later "${launch2[@]}" training.train_segmenter --recipe "$recipe" "${init[@]}" "${flags[@]}"
+run_queue
+
+for fold in $folds; do
   "$python" -m training.export --recipe "$recipe" --fold "$fold" --out "$run/fold_$fold/weights"
   "$python" -m training.export --recipe "$recipe" --fold "$fold" --plain --out "$run/fold_$fold/weights_plain"
   weights+=("$run/fold_$fold/weights")
@@ -95,9 +125,6 @@ done
 "$python" -m training.evaluate --weights "${weights[@]}" --plain "${plain[@]}" "${data[@]}" "${maps[@]}" \
   --phantoms "${PHANTOMS:-2}" --out "$run/evaluation"
 
-if [ -n "$out" ]; then
-  "${launch2[@]}" training.train_segmenter --recipe "$recipe" "${init[@]}" "${flags[@]}"
-  "$python" -m training.export --recipe "$recipe" --out "$out"
-fi
+[ -z "$out" ] || "$python" -m training.export --recipe "$recipe" --out "$out"
 echo "table: $run/evaluation/table.md"
 [ -z "$out" ] || echo "weights: $out"

@@ -14,9 +14,10 @@ import numpy as np
 
 from l2s.components import Components, label
 from l2s.measure.metrics import CaseScores, Overlap, evaluate_masks, found_pairs
-from l2s.measure.table import defined, write_text
+from l2s.measure.table import defined
 from l2s.report.mip import mip
 from l2s.study import Grid, Study
+from l2s.textfile import write_text
 
 CENTRE_RADIUS_MM = 10.0  # evalutils counts a hit within it: about the radius of a 4 ml lesion
 TRUTH = "truth"
