@@ -69,18 +69,18 @@ def fuse_loop(probability: np.ndarray, cue: np.ndarray, most: int) -> np.ndarray
     return result
 
 
-def scaled_seconds(loop: Callable[[int], object], masks: tuple[np.ndarray, ...], count: int, most: int) -> float:
-    """Seconds of a loop over count components, from its first ones: a component costs the volume whatever its own size.
+def scaled_seconds(loop: Callable[[int], object], masks: tuple[np.ndarray, ...], most: int) -> float:
+    """Seconds of a loop over all components, from the first `most` of each mask: a component costs the volume whatever its own size.
 
     masks: those that the loop labels; labelling costs the same however many components follow.
     """
     started = time.perf_counter()
-    for mask in masks:
-        ndimage.label(mask, STRUCTURE)
+    counts = [ndimage.label(mask, STRUCTURE)[1] for mask in masks]
     labelled = time.perf_counter()
     loop(most)
     labelling = labelled - started
-    return labelling + max(0.0, time.perf_counter() - labelled - labelling) * count / most
+    looping = max(0.0, time.perf_counter() - labelled - labelling)
+    return labelling + looping * sum(counts) / sum(min(count, most) for count in counts)
 
 
 def compare(shape, count: int, repeats: int, most: int) -> list[list[str]]:
@@ -108,7 +108,7 @@ def compare(shape, count: int, repeats: int, most: int) -> list[list[str]]:
             slow, times, mark = min(seconds["loop"]), ratio(seconds["loop"], seconds["table"]), "equal"
         else:
             seconds, _ = in_turn({"table": call}, repeats)
-            slow = scaled_seconds(loops[what], labelled[what], count, most)
+            slow = scaled_seconds(loops[what], labelled[what], most)
             times, mark = slow / min(seconds["table"]), "~"
         assert math.isfinite(times)
         rows.append([what, str(count), f"{slow:.3f}", f"{min(seconds['table']):.3f}", f"{times:.1f}", mark])
