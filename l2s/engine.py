@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import itertools
 import logging
-import math
 import os
 import re
 import threading
@@ -19,6 +18,7 @@ import numpy as np
 import psutil
 import torch
 
+from l2s import cores
 from l2s.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ BYTES_A_PIXEL = 1600  # one pixel of the 2D network: 1300
 SHARE = {"cpu": 0.4, "cuda": 0.8}  # of the free memory: on the CPU the images, their copies and other people need the remainder
 SPARE_BYTES = 200 * 2**20  # of a limit: libraries' own buffers
 LEAST_TILE_VOXELS, LEAST_SLAB_VOXELS, LEAST_BATCH_PIXELS = 200_000, 100_000, 50_000
-# With these a 400 x 400 x 326 case stays below 4 GiB in all at any spacing; larger slabs gain little, larger plain passes halos
+# With these a 400 x 400 x 326 case stays below 4 GiB in all, at 4 mm and at 3 x 2.036 x 2.036 mm (docs/performance.md)
 MOST_PLAIN_VOXELS, MOST_SLAB_VOXELS = 4_000_000, {"cpu": 1_200_000, "cuda": 4_800_000}
 MOST_BATCH_PIXELS = {"cpu": 150_000, "cuda": 8 * 320 * 384}
 # glibc's mallopt: parameters by their numbers in malloc.h, and what a process that has freed large blocks comes to by itself
@@ -44,7 +44,6 @@ USUAL_HEAP = ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 32 * 2**20), (M_TRIM_THRES
 KEPT_HEAP = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
 HEAP_VARIABLES = {"GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"}
 MOST_VOXELS = 2**40  # none
-CPU_GROUP = Path("/sys/fs/cgroup")
 # what CUDA, cuBLAS and cuDNN say where they find no room for themselves or for a workspace
 WANT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "nable to find a valid cuDNN algorithm", "nable to find an engine")
 # what they say for that and for other reasons: want of memory where the GPU is nearly full
@@ -81,7 +80,7 @@ class Plan:
         plain_voxels: the most voxels of a pass of a network that cannot be cut into slabs, or whose memory is kept between slabs.
         batch_pixels: the most pixels that the 2D network gets in one forward pass.
         budget: the limits that the sizes keep.
-        memory_format: how feature maps lie in memory; the weights are laid out alike when they are loaded.
+        memory_format: how feature maps lie in memory: 'channels_last', as weights.py and slabs.py lay out what they make.
     """
 
     device: str
@@ -107,12 +106,6 @@ class Plan:
     def layout(self, dimensions: int) -> torch.memory_format:
         """torch's word for memory_format, for a batch of 4 (planes) or 5 dimensions (volumes)."""
         return getattr(torch, self.memory_format if dimensions == 4 else f"{self.memory_format}_3d")
-
-    def in_fp32(self) -> Plan:
-        """The same plan in fp32, of which a GPU's convolutions shall not round to TF32's 10 bits."""
-        if self.kind == "cuda":
-            torch.backends.cudnn.allow_tf32 = False
-        return replace(self, precision="fp32")
 
 
 def choose(device: str = "auto", precision: str = "auto", budget: Budget = Budget()) -> Plan:
@@ -144,9 +137,16 @@ def choose(device: str = "auto", precision: str = "auto", budget: Budget = Budge
             raise InputError("--max-vram is for GPUs and this run is on the CPU; use --max-ram")
         name, precision = cpu_name(), "fp32" if precision == "auto" else precision
     plan = Plan(device, name, precision, use_allowed_threads(), 0, 0, 0, 0, budget)
-    plan = fit(plan.in_fp32() if precision == "fp32" else plan)
+    plan = fit(in_fp32(plan) if precision == "fp32" else plan)
     log.info("device %s (%s), precision %s", plan.device, plan.device_name, plan.precision)
     return plan
+
+
+def in_fp32(plan: Plan) -> Plan:
+    """The plan in fp32. For a GPU it turns TF32 off in the whole process: convolutions would round to 10 bits on Ampere and later."""
+    if plan.kind == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    return replace(plan, precision="fp32")
 
 
 def _cuda(device: str, index: int, precision: str) -> tuple[str, str, str]:
@@ -371,26 +371,10 @@ def _reclaimable(group: Path) -> int:
 
 
 def use_allowed_threads() -> int:
-    """Keeps torch within the processor time that a container may use (docker run --cpus); returns its threads.
-
-    torch counts the machine's cores: on 64 of them 32 threads would wait for a quota of 2.
-    """
-    allowed = cpu_quota()
-    if allowed is not None and math.ceil(allowed) < torch.get_num_threads():
-        torch.set_num_threads(max(1, math.ceil(allowed)))
+    """Gives torch no more threads than there are cores for; returns how many it has."""
+    if cores.allowed() < torch.get_num_threads():
+        torch.set_num_threads(cores.allowed())
     return torch.get_num_threads()
-
-
-def cpu_quota() -> float | None:
-    """Cores' worth of time that the control group may use; None without a limit."""
-    both, quota, period = (CPU_GROUP / name for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
-    if both.exists():
-        words = both.read_text().split()
-    elif quota.exists() and period.exists():
-        words = [quota.read_text().strip(), period.read_text().strip()]
-    else:
-        return None
-    return int(words[0]) / int(words[1]) if words[0].isdigit() else None  # 'max' or -1: no limit
 
 
 def cpu_name() -> str:
@@ -401,4 +385,4 @@ def cpu_name() -> str:
         if info.exists()
         else []
     )
-    return f"{names[0] if names else 'CPU'}, {len(os.sched_getaffinity(0))} cores"
+    return f"{names[0] if names else 'CPU'}, {cores.allowed()} cores"

@@ -155,7 +155,8 @@ def segment(
                     model, plan = other, other_plan
             except Exception as error:  # the base answer comes whatever is wrong with an extra
                 log.debug("no int8 networks", exc_info=True)
-                line += f": no int8 networks, {error or type(error).__name__}"
+                line += f": no int8 networks, {str(error).strip().partition(chr(10))[0] or type(error).__name__}"
+            other = None  # what is not taken does not stay in memory
             warnings.append(line)
     facts, lines = describe_plan(working, model, plan, config)
     warnings += lines
@@ -169,10 +170,13 @@ def segment(
         with stage(one.stage) as report:
             attempt = partial(run_pass, one, working, model, config=config, report=report)
             answer, plan, problems = engine.with_less(plan, lambda p: attempt(plan=p), reserve, to_cpu)
-            if plan.precision in SHORT and not np.isfinite(answer).all():
+            # not an addition under a deadline: it was reckoned with in 16 bits
+            if to_cpu and plan.precision in SHORT and not np.isfinite(answer).all():
                 problems.append(f"{one.stage} answered with NaN or infinity in {plan.precision}: computed in fp32 from there on")
                 log.warning(problems[-1])
-                answer, plan, more = engine.with_less(fit(plan.in_fp32()), lambda p: attempt(plan=p), reserve, to_cpu)
+                if plan.kind == "cuda":
+                    torch.cuda.empty_cache()  # what the pass has left would count as taken
+                answer, plan, more = engine.with_less(fit(engine.in_fp32(plan)), lambda p: attempt(plan=p), reserve)
                 problems += more
         warnings.extend(problems)
         return finite(answer, one.stage), {"device": plan.device, "precision": plan.precision}

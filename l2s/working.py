@@ -7,7 +7,6 @@ a coarser grid averages noise instead of picking samples.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -15,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 from scipy import ndimage, sparse
 
+from l2s import cores
 from l2s.errors import InputError
 from l2s.study import Grid, Study
 
@@ -147,7 +147,7 @@ def resample_planes(array: np.ndarray, weights: list[sparse.csr_matrix], axes: l
             part = apply_along(matrix, part, axis)
         out[start : start + PLANES_A_THREAD] = part
 
-    with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as threads:  # scipy's products hold no lock
+    with ThreadPoolExecutor(min(THREADS, cores.allowed())) as threads:  # scipy's products hold no lock
         list(threads.map(some, range(0, len(array), PLANES_A_THREAD)))
     return out
 

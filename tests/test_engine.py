@@ -4,14 +4,13 @@ import dataclasses
 import json
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 
-from l2s import engine
+from l2s import cores, engine
 from l2s.errors import InputError
 
 GIB = 2**30
@@ -377,7 +376,7 @@ def test_a_heap_that_the_user_has_set_up_is_left_alone(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("files", "cores"),
+    ("files", "quota"),
     [
         ({"cpu.max": "200000 100000"}, 2.0),
         ({"cpu.max": "50000 100000"}, 0.5),
@@ -387,18 +386,28 @@ def test_a_heap_that_the_user_has_set_up_is_left_alone(monkeypatch):
         ({}, None),
     ],
 )
-def test_a_container_s_share_of_the_processor(tmp_path, monkeypatch, files, cores):
+def test_a_container_s_share_of_the_processor(tmp_path, monkeypatch, files, quota):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    monkeypatch.setattr(engine, "CPU_GROUP", Path(tmp_path))
-    assert engine.cpu_quota() == cores
+    monkeypatch.setattr(cores, "CPU_GROUP", tmp_path)
+    assert cores.quota_cores() == quota
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(0.5, 1), (1.2, 2), (3.0, 3), (64.0, 4), (None, 4)])
-def test_torch_keeps_within_it(monkeypatch, cores, threads):
-    now = [4]
-    monkeypatch.setattr(engine, "cpu_quota", lambda: cores)
+@pytest.mark.parametrize(("quota", "threads"), [(0.5, 1), (1.2, 2), (3.0, 3), (64.0, 4), (None, 4)])
+def test_torch_keeps_within_it(monkeypatch, quota, threads):
+    now = [8]
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(cores, "quota_cores", lambda: quota)
     monkeypatch.setattr(torch, "get_num_threads", lambda: now[0])
     monkeypatch.setattr(torch, "set_num_threads", lambda n: now.__setitem__(0, n))
     assert engine.choose("cpu").threads == threads
+
+
+def test_fp32_on_a_gpu_is_no_tf32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    plan = dataclasses.replace(engine.choose("cpu"), precision="bf16")
+    assert engine.in_fp32(plan).precision == "fp32"
+    assert torch.backends.cudnn.allow_tf32
+    engine.in_fp32(dataclasses.replace(plan, device="cuda:0"))
+    assert not torch.backends.cudnn.allow_tf32

@@ -13,7 +13,6 @@ import csv
 import json
 import logging
 import multiprocessing
-import os
 import re
 import sys
 from collections import Counter
@@ -27,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from l2s import cores
 from l2s.errors import InputError
 from l2s.phantom.implants import cut_tumour
 from l2s.phantom.sample import make_case, map_files
@@ -258,7 +258,7 @@ def read_flags(argv: list[str] | None) -> argparse.Namespace:
         "--splits", metavar="FILE", action="append", help="folds in nnU-Net's form; 'dealt': use no file, not even the data's own"
     )
     p.add_argument("--organ-maps", type=Path, help="folder of organ label maps for the phantoms' anatomy")
-    p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    p.add_argument("--workers", type=int, default=cores.allowed(), help="processes")
     args = p.parse_args(argv)
     if args.workers < 1:
         p.error(f"--workers {args.workers}: at least 1")

@@ -9,8 +9,7 @@
 #   LAUNCH      how a network's training is started, e.g. "torchrun --nproc-per-node 8 -m" (default: one process)
 #   LAUNCH2     the same for stage 2, whose batch may be smaller (default: as LAUNCH)
 #   FLAGS       further flags of the trainings, e.g. "--precision bf16 --workers 8"
-#   LANES       how many networks train at once (default: 1), each on the GPU of its lane's number; on a CPU share the cores out, e.g.
-#               LANES=2 OMP_NUM_THREADS=1
+#   LANES       how many networks train at once (default: 1), one process each; GPUs are dealt out in turn, on a CPU the cores are shared
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,6 +27,13 @@ read -r -a launch2 <<< "${LAUNCH2:-${LAUNCH:-$python -m}}"
 read -r -a prepare <<< "${PREPARE:-}"
 read -r -a flags <<< "${FLAGS:-}"
 lanes=${LANES:-1}
+if ! [[ $lanes =~ ^[1-9][0-9]?$ ]]; then
+  echo "error: LANES=$lanes: a number of trainings at once, 1 to 99" >&2
+  exit 2
+elif [ "$lanes" -gt 1 ] && [ -n "${LAUNCH:-}${LAUNCH2:-}" ]; then
+  echo "error: LANES=$lanes with LAUNCH: a lane is one process; leave one of the two out" >&2
+  exit 2
+fi
 
 if [ -n "$smoke" ]; then
   recipe=training/recipes/smoke.toml
@@ -56,14 +62,20 @@ later() {
   printf -v line '%q ' "$@"
   queue+=("$line")
 }
-# what is queued, as many at once as there are lanes; the script ends where one fails
+# runs what is queued, as many at once as there are lanes; after a failure nothing further is begun
 run_queue() {
   if [ "$lanes" -eq 1 ]; then
     for line in "${queue[@]}"; do bash -c "$line" || exit $?; done
   else
-    # shellcheck disable=SC2016 # for the lane's own shell: it has its number
-    printf '%s\n' "${queue[@]}" | xargs -P "$lanes" --process-slot-var=LANE -d '\n' -I{} \
-      bash -c 'gpus=(${CUDA_VISIBLE_DEVICES//,/ }); export CUDA_VISIBLE_DEVICES=${gpus[LANE]:-$LANE}; {}'
+    local threads=$(($(nproc) / lanes)) found
+    found=$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | paste -sd,) || true
+    export OMP_NUM_THREADS_LANE=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))} GPUS=${CUDA_VISIBLE_DEVICES-$found}
+    # shellcheck disable=SC2016 # for the lane's own shell, which knows its number
+    printf '%s\n' "${queue[@]}" | xargs -P "$lanes" --process-slot-var=LANE -d '\n' -I{} bash -c '
+      export OMP_NUM_THREADS=$OMP_NUM_THREADS_LANE
+      IFS=, read -ra gpus <<< "$GPUS"
+      [ ${#gpus[@]} -eq 0 ] || export CUDA_VISIBLE_DEVICES=${gpus[LANE % ${#gpus[@]}]}
+      {} || exit 255'
   fi
   queue=()
 }

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from l2s import cores
 from l2s.errors import InputError
 from l2s.textfile import write_text
 from training.log import read_log
@@ -43,9 +44,7 @@ def training_parser(doc: str | None) -> argparse.ArgumentParser:
     p.add_argument("--init", type=Path, help="a weights folder to start from (fine-tuning)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; under torchrun each process takes its own GPU")
     p.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16: below fp32 torch's automatic mixed precision")
-    p.add_argument(
-        "--workers", type=int, default=min(8, len(os.sched_getaffinity(0)) - 1), help="processes that make batches ahead"
-    )
+    p.add_argument("--workers", type=int, default=min(8, cores.allowed() - 1), help="processes that make batches ahead")
     return p
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -291,6 +292,12 @@ def test_a_cut_says_what_it_costs(plan):
     assert facts["work"] == round(sum(math.prod(b - a for a, b in t.read) for t in tiles) / math.prod(padded), 2)
     assert "tiles of 300000 voxels were planned" in lines[0]
     assert "give more memory" in lines[0]
+    plain = SimpleNamespace(config=network.config)  # such as a compiled network: its limit is no want of memory
+    for voxels, is_memory in ((engine.MOST_PLAIN_VOXELS, False), (3_000_000, True)):
+        most = dataclasses.replace(plan, plain_voxels=voxels)
+        padded, tiles = windows.cut((328, 176, 240), plain, most)
+        _, lines = windows.describe_tiles(tiles, padded, plain, most)
+        assert ("give more memory" in lines[0]) == is_memory
 
 
 class Counting(torch.nn.Module):
