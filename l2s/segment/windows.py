@@ -148,7 +148,7 @@ def needed_bytes(shape_zyx, network: nn.Module, plan: Plan) -> int:
 
 
 def describe_tiles(tiles: list[Tile], padded_zyx, network: nn.Module, plan: Plan) -> tuple[dict, list[str]]:
-    """(facts for the record, warnings) of a cut: a warning where it takes more memory than was planned."""
+    """(facts for the record, warnings) of a cut: a warning where it takes more memory than there was for it."""
     shapes = [tuple(b - a for a, b in tile.read) for tile in tiles]
     largest = max(shapes, key=math.prod)
     work = sum(math.prod(shape) for shape in shapes) / math.prod(padded_zyx)
@@ -160,12 +160,12 @@ def describe_tiles(tiles: list[Tile], padded_zyx, network: nn.Module, plan: Plan
     }
     warnings = []
     limit = limit_voxels(network, plan)
-    if math.prod(largest) > limit:
+    # a pass that is not cut has a limit of its own, which is no want of memory
+    is_capped = limit == MOST_PLAIN_VOXELS and not in_slabs(network)
+    if math.prod(largest) > limit and not is_capped:
         needed = needed_bytes(largest, network, plan) / 1e9
         line = f"tiles of {limit} voxels were planned, but the smallest within {MUCH_WORK:g} times the work have {math.prod(largest)}"
-        # a pass that is not cut has a limit of its own, which more memory does not lift
-        more = "" if limit == MOST_PLAIN_VOXELS and not in_slabs(network) else "; give more memory if you can"
-        warnings.append(f"{line}: about {needed:.1f} GB{more}")
+        warnings.append(f"{line}: about {needed:.1f} GB; give more memory if you can")
     return facts, warnings
 
 
