@@ -13,7 +13,7 @@ from pathlib import Path
 
 from l2s import __version__, run, sockets
 from l2s.errors import InputError
-from l2s.textfile import write_text
+from l2s.wholefile import write_text
 
 log = logging.getLogger("l2s")
 

@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from l2s import cores
-from l2s.errors import InputError
+from l2s.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -160,7 +160,7 @@ def _cuda(device: str, index: int, precision: str) -> tuple[str, str, str]:
         name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
         torch.cuda.mem_get_info(index)
     except RuntimeError as error:  # a driver too old, a device in exclusive use
-        raise InputError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}); use --device cpu") from None
+        raise InputError(f"device {device!r} cannot be used ({first_line(error)}); use --device cpu") from None
     has_bf16 = capability[0] >= 8
     if precision == "bf16" and not has_bf16:
         raise InputError(f"precision bf16: {name} has no bf16 units; use fp16 or fp32")
@@ -242,7 +242,7 @@ def with_less(
         except RuntimeError as error:
             if plan.kind == "cpu" or not is_want_of_memory(error, plan.device) or (attempt > HALVINGS and not to_cpu):
                 raise
-            reason = str(error).strip().partition("\n")[0]
+            reason = first_line(error)
         torch.cuda.empty_cache()
         if attempt <= HALVINGS:
             sizes = {name: getattr(plan, name) // 2 for name in ("tile_voxels", "slab_voxels", "plain_voxels", "batch_pixels")}

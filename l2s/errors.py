@@ -10,3 +10,8 @@ class InputError(ValueError):
 
 class MissingExtra(InputError):
     """A feature was asked for whose optional packages are not installed; the line names the pip command."""
+
+
+def first_line(error: BaseException) -> str:
+    """Its message's first line, for a warning of one line; where it says nothing, its type."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -26,7 +26,7 @@ from l2s.io.studies import read_pet, read_study
 from l2s.measure import lesion_table
 from l2s.measure.lesions import Measures
 from l2s.study import Body, Study
-from l2s.textfile import write_text
+from l2s.wholefile import write_text
 
 PET, CT, PROBABILITY, CUE, RECORD, REPORT = (
     "SUV.nii.gz",

@@ -16,7 +16,7 @@ from torch import nn
 
 from l2s import engine, ensemble, fuse
 from l2s.engine import Plan
-from l2s.errors import InputError
+from l2s.errors import InputError, first_line
 from l2s.localize import planes
 from l2s.segment import windows
 from l2s.study import Grid, Study
@@ -155,7 +155,7 @@ def segment(
                     model, plan = other, other_plan
             except Exception as error:  # the base answer comes whatever is wrong with an extra
                 log.debug("no int8 networks", exc_info=True)
-                line += f": no int8 networks, {str(error).strip().partition(chr(10))[0] or type(error).__name__}"
+                line += f": no int8 networks, {first_line(error)}"
             other = None  # what is not taken does not stay in memory
             warnings.append(line)
     facts, lines = describe_plan(working, model, plan, config)
@@ -187,8 +187,7 @@ def segment(
         except RuntimeError as error:
             if plan.kind == "cpu" or not engine.is_want_of_memory(error, plan.device):
                 raise
-            reason = str(error).strip().partition("\n")[0]
-            line = f"{plan.device} could not bring the answer back ({reason}): done on the CPU"
+            line = f"{plan.device} could not bring the answer back ({first_line(error)}): done on the CPU"
             if line not in warnings:
                 log.warning(line)
                 warnings.append(line)
@@ -330,7 +329,7 @@ def on_pet_grid(logits: np.ndarray, working: Working, grid: Grid, plan: Plan) ->
 
 
 def finite(logits: np.ndarray, stage: str) -> np.ndarray:
-    """The logits, unless the network answered with NaN or infinity (damaged weights, a 16-bit overflow in training): then InputError."""
+    """The logits; InputError where some are NaN or infinite: damaged weights, or a 16-bit overflow that is not computed again."""
     if not np.isfinite(logits).all():
         raise InputError(
             f"{stage} answered with NaN or infinity: check the weights with l2s weights verify, or use --precision fp32"

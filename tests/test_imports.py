@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"errors", "textfile", "cores", "study", "body", "engine", "working", "components"}
+BASE = {"errors", "wholefile", "cores", "study", "body", "engine", "working", "components"}
 STAGES = ("localize", "segment", "fuse", "measure", "io", "report", "phantom")
 ALLOWED = {  # part of l2s -> the other parts that it may import
     "__init__": {"api", "segment"},  # `l2s.segment(...)`
     "errors": set(),
-    "textfile": set(),
+    "wholefile": set(),
     "cores": set(),
     "study": {"errors"},
     "body": {"errors"},

@@ -24,7 +24,7 @@ from l2s import engine, fuse, pipeline, weights
 from l2s.components import label
 from l2s.errors import InputError
 from l2s.study import Study
-from l2s.textfile import write_text
+from l2s.wholefile import write_text
 from l2s.working import to_working
 from training import figure, scores, tables
 from training.export import code_version

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from l2s import weights
 from l2s.errors import InputError
-from l2s.textfile import write_text
+from l2s.wholefile import write_text
 from training.log import read_log
 from training.loop import trained_state
 from training.run import exit_with, fold_name, noted_cases, open_run, parser

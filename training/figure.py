@@ -16,6 +16,7 @@ from l2s import components
 from l2s.measure.table import figure as digits
 from l2s.report import draw as ink
 from l2s.report.mip import SUV_RANGE, body, mip
+from l2s.wholefile import whole_file
 from training.scores import TRUTH, Row, load_masks
 
 log = logging.getLogger(__name__)
@@ -78,12 +79,8 @@ def draw(rows: list[Row], masks: dict[tuple[str, str], Path], path: Path) -> Non
     for image in bands:
         page.paste(image, (0, top))
         top += image.height + GAP_PX
-    partial = path.with_name(f".{path.name}.part")
-    try:
+    with whole_file(path) as partial:
         page.save(partial, format="PNG")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def band(rank: str, chosen: Row, shown: list[Row], path: Path) -> Image.Image:

@@ -31,7 +31,7 @@ from l2s.errors import InputError
 from l2s.phantom.implants import cut_tumour
 from l2s.phantom.sample import make_case, map_files
 from l2s.study import Grid, Study
-from l2s.textfile import write_text
+from l2s.wholefile import write_text
 from training.cases import INDEX, store_case, stored_row
 from training.readers import TRACERS, Found, file_marks, find_studies, load_study
 from training.recipe import Recipe

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from l2s import cores
 from l2s.errors import InputError
-from l2s.textfile import write_text
+from l2s.wholefile import write_text
 from training.log import read_log
 from training.recipe import Recipe, load_recipe
 from training.splits import SYNTHETIC

@@ -17,7 +17,7 @@ from l2s.measure.metrics import CaseScores, Overlap, evaluate_masks, found_pairs
 from l2s.measure.table import defined
 from l2s.report.mip import mip
 from l2s.study import Grid, Study
-from l2s.textfile import write_text
+from l2s.wholefile import whole_file, write_text
 
 CENTRE_RADIUS_MM = 10.0  # evalutils counts a hit within it: about the radius of a 4 ml lesion
 TRUTH = "truth"
@@ -188,20 +188,15 @@ def load_rows(path: Path, made_from: dict) -> tuple[str, list[Row]] | None:
 
 def save_masks(path: Path, study: Study, masks: dict[str, np.ndarray]) -> None:
     """Writes bool masks (z, y, x), 8 voxels a byte and deflated, and the PET's projection; complete or not at all."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with partial.open("wb") as file:
-            np.savez_compressed(
-                file,
-                names=np.array(list(masks)),
-                bits=np.stack([np.packbits(mask) for mask in masks.values()]),
-                shape_zyx=np.array(study.grid.shape_zyx),
-                spacing_mm_zyx=np.array(study.grid.spacing_mm_zyx),
-                front_suv=mip(study.pet_suv, 1).astype(np.float32),
-            )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            names=np.array(list(masks)),
+            bits=np.stack([np.packbits(mask) for mask in masks.values()]),
+            shape_zyx=np.array(study.grid.shape_zyx),
+            spacing_mm_zyx=np.array(study.grid.spacing_mm_zyx),
+            front_suv=mip(study.pet_suv, 1).astype(np.float32),
+        )
 
 
 def load_masks(path: Path) -> Masks:

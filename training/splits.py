@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from l2s.errors import InputError
-from l2s.textfile import write_text
+from l2s.wholefile import write_text
 from training.readers import safe_name
 
 log = logging.getLogger(__name__)

@@ -34,7 +34,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     from l2s.measure import table
     from l2s.measure.metrics import evaluate_masks
     from l2s.measure.surface import surface_scores
-    from l2s.textfile import write_text
+    from l2s.wholefile import write_text
 
     outputs = [path for path in (arguments.json, arguments.csv) if path]
     for path in outputs:  # before the work, not after it

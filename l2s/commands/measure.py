@@ -85,7 +85,7 @@ def write_table(folder: Path, saved, measures) -> list[str]:
     """Puts a new table into the folder of a result; returns its files. What was made from the old one goes, and that is said."""
     from l2s import __version__, outdir
     from l2s.measure import lesion_table
-    from l2s.textfile import write_text
+    from l2s.wholefile import write_text
 
     weights = saved.record.get("weights") or {}
     measures = replace(measures, weights_name=weights.get("name"), weights_sha256=weights.get("sha256"))

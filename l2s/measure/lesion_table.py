@@ -11,7 +11,7 @@ from pathlib import Path
 from l2s.errors import InputError
 from l2s.measure.lesions import Lesion, Measures
 from l2s.measure.reference import Baseline
-from l2s.textfile import write_text
+from l2s.wholefile import write_text
 
 SCHEMA_VERSION = 1  # a field is renamed, dropped or changes its meaning: one more; a new field does not count
 CSV_NAME, JSON_NAME = "lesions.csv", "lesions.json"

@@ -13,6 +13,7 @@ import numpy as np
 from l2s.components import label
 from l2s.report.draw import Panel, compose
 from l2s.study import Study
+from l2s.wholefile import whole_file
 
 SUV_RANGE = (10.0, 0.0)  # black to white, fixed, so that two pictures compare: the liver is light grey, a hot lesion black
 CT_HU_RANGE = (-160.0, 240.0)  # the usual soft tissue window
@@ -53,12 +54,8 @@ def preview(study: Study, mask: np.ndarray, path: Path) -> None:
     path = Path(path)
     lesions = find_lesions(mask, study.grid.voxel_volume_ml)
     image = compose(make_panels(study, mask, lesions), study.name, caption(lesions))
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        image.save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        image.save(partial, format="PNG")
 
 
 def find_lesions(mask: np.ndarray, voxel_volume_ml: float) -> Lesions:

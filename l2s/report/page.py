@@ -30,6 +30,7 @@ from l2s.report.pictures import (
     scale_of,
 )
 from l2s.study import Study
+from l2s.wholefile import whole_file
 
 MOST_BYTES = 15_000_000
 CHAIN = ("viewer.js", "slices.js", "niivue.js", "spin.js", "page.js")  # one script, in this order
@@ -86,13 +87,8 @@ def write_report(
     while len(html) > MOST_BYTES and most > 1000:  # noise packs badly: then the viewer is coarser, and says so
         most //= 2
         html = make_page(case, made, tool, baseline, truth, scores, most)
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with whole_file(Path(path)) as partial:
         partial.write_bytes(html)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return len(html)
 
 
