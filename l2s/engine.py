@@ -29,7 +29,9 @@ AXES = {"z": 0, "y": 1, "x": 2}
 # Peaks in fp32, channels last, measured with the segmenter of 16 to 128 channels on processors with AVX2 and with AVX-512, whose oneDNN
 # takes a little more (tests/segment/test_slabs.py)
 KEPT_BYTES_A_VOXEL = 125  # between the slabs: skips and features of a tile
-SLAB_BYTES_A_VOXEL = 700  # in a slab of the finest level, with the rows that its convolutions reach; 640 but for a heap in pieces on a busy machine
+SLAB_BYTES_A_VOXEL = (
+    700  # in a slab of the finest level, with the rows that its convolutions reach; 640 where the machine is quiet
+)
 PLAIN_BYTES_A_VOXEL = 600  # a pass that is not cut: up to 545 (layer norm), int8 225; slabs in a kept heap take less
 BYTES_A_PIXEL = 1600  # one pixel of the 2D network: 1300
 SHARE = {"cpu": 0.4, "cuda": 0.8}  # of the free memory: on the CPU the images, their copies and other people need the remainder

@@ -9,8 +9,11 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """The temporary name to write; path is replaced when the block ends well, else left as it was. A reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.partial")
+    """The temporary name to write; path is replaced when the block ends well, else left as it was. A reader never sees half of it.
+
+    The name ends as path's does: writers of images go by it.
+    """
+    partial = path.with_name(f".partial.{path.name}")
     try:
         yield partial
         partial.replace(path)

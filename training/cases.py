@@ -22,6 +22,7 @@ from scipy import ndimage
 from l2s.errors import InputError
 from l2s.measure.metrics import dice, fnv_ml, fpv_ml
 from l2s.study import Study
+from l2s.wholefile import whole_file
 from l2s.working import resample, to_working
 
 INDEX = "cases.json"
@@ -107,25 +108,24 @@ class Case:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Writes array (z, y, x) as a .b2nd file, through a temporary name."""
-    partial = path.with_name(f".{path.stem}.partial.b2nd")
-    partial.unlink(missing_ok=True)  # blosc2 would refuse to write over what an interrupted run left
+    """Writes array (z, y, x) as a new .b2nd file."""
     chunks = tuple(min(n, c) for n, c in zip(array.shape, CHUNK_ZYX))
     blosc2.asarray(
         np.ascontiguousarray(array),
         chunks=chunks,
         blocks=tuple(min(c, b) for c, b in zip(chunks, BLOCK_ZYX)),
-        urlpath=str(partial),
+        urlpath=str(path),
         mode="w",
         # three quarters of LZ4's size; LZ4 unpacks three times as fast, but either is fast beside a training step
         cparams={"codec": blosc2.Codec.ZSTD, "clevel": 3, "nthreads": 1},
     )
-    partial.replace(path)
 
 
 def save_cue(folder: Path, name: str, cue: np.ndarray) -> None:
     """Writes the cue (z, y, x), 0..1, of a case into a folder of cues."""
-    save_array(cue_path(folder, name), np.rint(np.clip(cue, 0.0, 1.0) * CUE_STEPS).astype(np.uint8))
+    with whole_file(cue_path(folder, name)) as partial:
+        partial.unlink(missing_ok=True)  # blosc2 would refuse to write over what a killed run left
+        save_array(partial, np.rint(np.clip(cue, 0.0, 1.0) * CUE_STEPS).astype(np.uint8))
 
 
 def cue_path(folder: Path, name: str) -> Path:

@@ -46,9 +46,11 @@ def scores_of(line: dict[str, str]) -> CaseScores:
 
 
 def compare(first: list[Row], second: list[Row], data: str) -> list[str]:
-    """Cells of one data set: n, then for each figure both means, the difference and the verdict."""
-    ours, theirs = ([r for r in rows if r.data == data] for rows in (first, second))
-    cells = [str(len({(r.data, r.scores.case) for r in ours} & {(r.data, r.scores.case) for r in theirs}))]
+    """Cells of one data set: n, then for each figure both means, the difference and the verdict, all of the cases that both have."""
+    sides = [{r.scores.case: r for r in rows if r.data == data} for rows in (first, second)]
+    common = [case for case in sides[0] if case in sides[1]]
+    ours, theirs = ([side[case] for case in common] for side in sides)
+    cells = [str(len(common))]
     for field, _, digits in tables.FIELDS:
         means = [figure(statistics.field_interval(rows, field).value, digits) for rows in (ours, theirs)]
         difference = statistics.paired(theirs, ours, field)
@@ -69,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         if not rows:
             known = ", ".join(dict.fromkeys(r.method for r in read_cases(folder)))
             raise InputError(f"no method {method!r} in {folder}; it has {known}")
-    lines = [[data, *compare(*sides, data)] for data in dict.fromkeys(r.data for r in sides[0])]
+    both = {r.data for r in sides[1]}
+    lines = [[data, *compare(*sides, data)] for data in dict.fromkeys(r.data for r in sides[0]) if data in both]
     title = f"{args.method} of {args.first}, then {wanted[1][1]} of {args.second}, then second - first."
     print(tables.markdown(title, ["data", "n", *(name for _, name, _ in tables.FIELDS)], lines))
     return 0

@@ -3,7 +3,7 @@
 #   training/decisions.sh dice|neighbours|clip|norm|cues|windows|thresholds ... [RECIPE.toml]
 # Every choice is compared with one ground: the recipe from random weights (a start that was trained one way would favour it), EPOCHS
 # long (default 16), with in-fold cues (they need no other fold), in the run <name>-choices-<EPOCHS>. Stopped, it goes on when called again.
-# DATA, ORGAN_MAPS and FLAGS as in reproduce.sh; PHANTOMS=how many fresh ones (default 12: of fewer than six a kind nothing is decided).
+# DATA, TRACER, ORGAN_MAPS and FLAGS as in reproduce.sh; PHANTOMS=how many fresh ones (default 12: of fewer than six a kind nothing is decided).
 # Prints a Markdown table a choice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,10 +14,12 @@ for word in "$@"; do case $word in *.toml) recipe=$word ;; *) choices+=("$word")
 python=${PYTHON:-.venv/bin/python}
 epochs=${EPOCHS:-16}
 ground=${L2S_RUNS:-$HOME/.cache/l2s/runs}/$("$python" -m training.recipe "$recipe" name)-choices-$epochs
+[[ $ground = /* ]] || ground=$PWD/$ground # links to it lie elsewhere
 data=()
 for entry in ${DATA:-sts=../shared/data/sts}; do data+=(--data "$entry"); done
 maps=${ORGAN_MAPS-}
 [ -d ../shared/data/organ_maps ] && maps=${ORGAN_MAPS-../shared/data/organ_maps}
+data+=(--tracer "${TRACER:-fdg}")
 read -r -a flags <<< "${FLAGS:-}"
 organs=()
 [ -n "$maps" ] && organs=(--organ-maps "$maps")
@@ -29,11 +31,10 @@ for stage in localizer segmenter; do
   common+=(--set "$stage.schedule.epochs=$epochs" --set "$stage.schedule.learning_rate=1e-3")
 done
 
-# score RUN [FLAG ...]: exports fold 0 and evaluates it, once
+# score RUN [FLAG ...]: exports fold 0 and evaluates it; what is scored already is not scored again
 score() {
   local run=$1
   shift
-  [ -e "$run/evaluation/table.md" ] && return
   "$python" -m training.export "${common[@]}" --run-folder "$run" --fold 0 "$@" --out "$run/fold_0/weights"
   "$python" -m training.evaluate --weights "$run/fold_0/weights" "${scored_on[@]}" --out "$run/evaluation" > /dev/null
 }

@@ -144,6 +144,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     folds = open_folds(args.weights or [weights.find()], args.plain)
     jobs = [job for data, folder in read_data(args.data) for job in patient_jobs(data, folder, folds, args.patients, args.tracer)]
+    if (
+        args.data
+        and not args.patients
+        and (absent := {p for fold in folds for p in fold.held_out} - {job.patient for job in jobs})
+    ):
+        log.warning(
+            "%d patients that the weights held out are not in --data, such as %s (--tracer %s)",
+            len(absent),
+            min(absent),
+            args.tracer,
+        )
     jobs += phantom_jobs(args.phantoms, split_maps(args.organ_maps)[1], folds)
     data_order = list(dict.fromkeys(job.data for job in jobs))
     jobs.sort(key=lambda job: folds.index(job.fold))

@@ -7,11 +7,11 @@ Several --fold make an ensemble. The folder's README (the model card) is written
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,11 +19,13 @@ from safetensors.torch import save_file
 
 from l2s import weights
 from l2s.errors import InputError
-from l2s.wholefile import write_text
+from l2s.wholefile import whole_file, write_text
 from training.log import read_log
 from training.loop import trained_state
+from training.recipe import Recipe, plain_fields
 from training.run import exit_with, fold_name, noted_cases, open_run, parser
 from training.splits import SYNTHETIC
+from training.start import LAYING, trained_on
 
 log = logging.getLogger(__name__)
 
@@ -48,27 +50,45 @@ def export_network(run: Path, fold: int | None, stage: str, out: Path) -> weight
     if not path.is_file():
         raise InputError(f"no {path}: train {stage} of {fold_name(fold)} first")
     target = out / f"{stage}_{fold_name(fold)}.safetensors"
-    partial = target.with_suffix(".partial")
-    save_file(sixteen_bit(trained_state(path)), partial)
-    partial.replace(target)
+    with whole_file(target) as partial:
+        save_file(sixteen_bit(trained_state(path)), partial)
     return weights.WeightsFile(target.name, weights.file_sha256(target))
 
 
-def stage_provenance(folder: Path) -> dict:
+def stage_provenance(folder: Path, recipe: Recipe) -> dict:
     """The last epoch of a stage's log, and every recipe that it was trained by.
 
+    Args:
+        folder: a stage's.
+        recipe: of now; its network and what that is shown must be those of the training, as no tensor tells how SUV were scaled.
+
     Raises:
-        InputError: the stage has not reached the last epoch of its recipe.
+        InputError: the stage has not reached the last epoch of its recipe, or was trained on another input.
     """
     last = (read_log(folder) or [{"epoch": 0}])[-1]
     path = folder / "recipes.json"
     if not path.is_file():
         raise InputError(f"no {path}: it says how {folder.name} was trained; copy the run's folder as a whole")
-    recipes = json.loads(path.read_text())
-    epochs = recipes[-1]["recipe"][folder.name.removesuffix("_plain")]["schedule"]["epochs"]
+    recipes, stage = json.loads(path.read_text()), folder.name.removesuffix("_plain")
+    check_input(folder, stage, recipes[-1]["recipe"], plain_fields(recipe))
+    epochs = recipes[-1]["recipe"][stage]["schedule"]["epochs"]
     if last["epoch"] < epochs:
         raise InputError(f"{folder} has trained {last['epoch']} of {epochs} epochs: let it end first")
     return {**last, "recipes": recipes}
+
+
+def check_input(folder: Path, stage: str, trained: dict, now: dict) -> None:
+    """Raises InputError where the recipe of now gives the stage another network or input than the one that it was trained by."""
+    pairs = {"spacing_mm_zyx": (trained["spacing_mm_zyx"], now["spacing_mm_zyx"])}
+    for part in ("network", "planes" if stage == "localizer" else "windows"):
+        for field, value in now[stage][part].items():
+            if field not in LAYING:
+                pairs[f"{stage}.{part}.{field}"] = (trained[stage][part].get(field), value)
+    for field, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise InputError(
+                f"{folder} was trained with {field} {theirs}, the recipe says {ours}: give the --recipe and --set of then"
+            )
 
 
 def code_version() -> str:
@@ -84,24 +104,28 @@ def stage_names(plain: bool) -> tuple[str, str]:
     return "localizer", "segmenter_plain" if plain else "segmenter"
 
 
-def fold_provenance(folder: Path, plain: bool) -> dict:
+def fold_provenance(folder: Path, plain: bool, recipe: Recipe) -> dict:
     """Whom both stages of a fold have trained on, whom neither has, and how."""
     stages = stage_names(plain)
     cases = [noted_cases(folder / stage) for stage in stages]
-    hows = [stage_provenance(folder / stage) for stage in stages]
+    hows = [stage_provenance(folder / stage, recipe) for stage in stages]
     # a start that has seen a patient has seen it for the whole run
-    seen = {p for how in hows for note in how["recipes"] for p in (note.get("start") or {}).get("seen", ())}
+    starts = [note.get("start") or {} for how in hows for note in how["recipes"]]
+    seen = {patient for start in starts for patient in start.get("seen", ())}
+    of_starts = {patient for start in starts for patient in start.get("patients", ())}
     return {
         "trained_on": cases[1]["trained_on"],
+        "trained_patients": sorted(of_starts.union(*(its["patients"] for its in cases))),
         "held_out_patients": sorted(set(cases[0]["held_out"]) & set(cases[1]["held_out"]) - seen),
         "localizer": hows[0],
         "segmenter": hows[1],
     }
 
 
-def intended_use(folds: dict[str, dict]) -> str:
-    """The manifest's sentence, true of what the weights have seen, their starts included as far as those are synthetic."""
-    sources = sorted({source for fold in folds.values() for source in fold["trained_on"]})
+def intended_use(sources: list[str]) -> str:
+    """The manifest's sentence, of what the weights and their starts have seen."""
+    if set(sources) <= {"phantom"}:
+        return "research use only, no medical device; trained on phantoms alone, on no patient"
     if set(sources) <= {"sts", *SYNTHETIC}:
         return SMALL_USE
     return f"research use only, no medical device; trained on {', '.join(sources)}"
@@ -110,7 +134,7 @@ def intended_use(folds: dict[str, dict]) -> str:
 def written(out: Path, manifest: weights.Manifest) -> None:
     """Writes the manifest, unless the one that is there says the same but for the code that wrote it: scores hang on its sum."""
     path = out / weights.MANIFEST
-    new = json.loads(json.dumps(dataclasses.asdict(manifest)))
+    new = json.loads(json.dumps(asdict(manifest)))
     if path.is_file():
         old = json.loads(path.read_text())
         old.get("training", {})["code"] = new["training"]["code"]
@@ -130,13 +154,13 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     recipe, run = open_run(args)
     folds = [None] if args.fold is None else args.fold
-    args.out.mkdir(parents=True, exist_ok=True)
     localizer, segmenter = stage_names(args.plain)
-    histories = {fold_name(fold): fold_provenance(run / fold_name(fold), args.plain) for fold in folds}
+    histories = {fold_name(fold): fold_provenance(run / fold_name(fold), args.plain, recipe) for fold in folds}
+    args.out.mkdir(parents=True, exist_ok=True)
     manifest = weights.Manifest(
         format=weights.FORMAT,
         name=args.name or recipe.name,
-        intended_use=intended_use(histories),
+        intended_use=intended_use(trained_on(histories)["sources"]),
         spacing_mm_zyx=recipe.spacing_mm_zyx,
         fusion=recipe.fusion,
         localizer=weights.LocalizerPart(

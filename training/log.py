@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 
@@ -16,8 +17,7 @@ def read_log(folder: Path) -> list[dict]:
 def append_log(folder: Path, row: dict) -> None:
     """Adds an epoch's row, after taking away a last line that a kill has cut."""
     path = folder / "log.jsonl"
-    whole = path.read_bytes().rpartition(b"\n") if path.is_file() else (b"", b"", b"")
-    if whole[2]:
-        path.write_bytes(whole[0] + whole[1])
+    if path.is_file():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")

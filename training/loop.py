@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from l2s.engine import Plan
 from l2s.errors import InputError
+from l2s.wholefile import whole_file
 from training.loader import batches
 from training.log import append_log, read_log
 from training.pictures import show
@@ -64,15 +65,20 @@ def learning_rate(schedule: Schedule, step: int) -> float:
 
 def save(path: Path, state: dict) -> None:
     """A checkpoint through a temporary name, so that a kill leaves the last whole one."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        torch.save(state, partial)
 
 
 def trained_state(checkpoint: Path) -> dict[str, Tensor]:
-    """The averaged weights of a checkpoint, for a plain network."""
-    averaged = torch.load(checkpoint, map_location="cpu", weights_only=True)["averaged"]
-    return {name.removeprefix("module."): tensor for name, tensor in averaged.items() if name != "n_averaged"}
+    """The averaged weights of a finished training's checkpoint, for a plain network.
+
+    Raises:
+        InputError: their batch norms are not settled.
+    """
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if not state.get("settled"):
+        raise InputError(f"{checkpoint}: the norms of its averaged weights are not settled: run the training command again")
+    return {name.removeprefix("module."): tensor for name, tensor in state["averaged"].items() if name != "n_averaged"}
 
 
 def freeze_norms(network: nn.Module) -> None:
@@ -104,18 +110,20 @@ def to_device(batch: Batch, device: str) -> Batch:
     return Batch(image, truth, cue)
 
 
-def resume(checkpoint: Path, parts: dict, plan: Plan) -> int:
+def resume(checkpoint: Path, parts: dict, machine: Machine) -> int:
     """Loads a checkpoint's state into each part; returns the step to go on from, 0 without a checkpoint."""
     if not checkpoint.is_file():
         return 0
+    plan = machine.plan
     state = torch.load(checkpoint, map_location=plan.device, weights_only=True)
     for name, part in parts.items():
         if name in state:  # a scaler, where the run began in another precision
             part.load_state_dict(state[name])
     # a kill may have come between the checkpoint and its row
-    rows = read_log(checkpoint.parent)
-    if not rows or rows[-1]["step"] < state["step"]:
-        append_log(checkpoint.parent, json.loads(state["row"]))
+    if machine.process.rank == 0:
+        rows = read_log(checkpoint.parent)
+        if not rows or rows[-1]["step"] < state["step"]:
+            append_log(checkpoint.parent, json.loads(state["row"]))
     log.info("resumed %s at step %d", checkpoint.parent.name, state["step"])
     if (before := state.get("precision", plan.precision)) != plan.precision:
         log.warning("%s was trained in %s so far, this run is in %s", checkpoint.parent.name, before, plan.precision)
@@ -181,8 +189,9 @@ def train(
     # resume
     checkpoint = folder / "last.pt"
     parts = {"network": bare, "averaged": averaged, "optimizer": optimizer} | ({"scaler": scaler} if scaler.is_enabled() else {})
-    step = resume(checkpoint, parts, machine.plan)
-    board = SummaryWriter(str(folder / "tensorboard"), purge_step=step) if process.rank == 0 and step < total else None
+    step = resume(checkpoint, parts, machine)
+    # the epoch that ended at this step was written
+    board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) if process.rank == 0 and step < total else None
 
     def settle() -> None:
         if schedule.average and not schedule.freeze_norms:
@@ -213,9 +222,10 @@ def train(
         scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(bare.parameters(), schedule.clip_norm)
         losses.append(loss.item())
-        # gradients are shared, so that all processes stop at one's NaN; fp16's scaler steps over an overflow by itself
-        bad = not math.isfinite(norm) and not scaler.is_enabled()
-        if bad or not math.isfinite(losses[-1]):
+        # gradients are shared, so that all processes stop at one's NaN; fp16's scaler steps over an overflow and halves its scale,
+        # which is at 1 where halving has not helped
+        is_bad = not (math.isfinite(norm) and math.isfinite(losses[-1]))
+        if is_bad and (math.isfinite(norm) or not scaler.is_enabled() or scaler.get_scale() <= 1.0):
             raise InputError(
                 f"{folder.name}: the loss is {losses[-1]} and its gradient {float(norm)} at step {step}; lower learning_rate in the "
                 f"recipe and go on from {checkpoint}"

@@ -29,15 +29,15 @@ from training.run import cue_folder, exit_with, fold_name, held_out_rows, noted_
 log = logging.getLogger(__name__)
 
 
-def load_localizer(run: Path, fold: int | None, recipe: Recipe, device: str) -> torch.nn.Module:
-    """The trained stage 1 of a fold, in eval mode."""
+def load_localizer(run: Path, fold: int | None, recipe: Recipe, device: str) -> tuple[torch.nn.Module, set[str]]:
+    """The trained stage 1 of a fold, in eval mode, and the patients that its start has trained on."""
     path = run / fold_name(fold) / "localizer" / "last.pt"
     if not path.is_file():
         raise InputError(f"no {path}: train stage 1 of {fold_name(fold)} first")
-    stage_provenance(path.parent)  # refuses one that is still in training, whose norms may not be settled
+    notes = stage_provenance(path.parent, recipe)["recipes"]  # refuses one that is still in training, or was shown another input
     network = Localizer(recipe.localizer.network).to(memory_format=torch.channels_last)
     network.load_state_dict(trained_state(path))
-    return network.eval().to(device)
+    return network.eval().to(device), {patient for note in notes for patient in (note.get("start") or {}).get("patients", ())}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,12 +62,18 @@ def main(argv: list[str] | None = None) -> int:
             # what no fold holds out, because a splits file says so, cannot have a cue out of fold
             by_network.setdefault(row["fold"] or 0, []).append(row)
     for maker, its_rows in by_network.items():
-        network = load_localizer(run, maker, recipe, plan.device)
+        network, seen_before = load_localizer(run, maker, recipe, plan.device)
         if recipe.cues == "out-of-fold":
             seen = set(noted_cases(run / fold_name(maker) / "localizer")["training"])
             if leaks := [row["name"] for row in its_rows if row["fold"] is not None and row["name"] in seen]:
                 raise InputError(
                     f"stage 1 of {fold_name(maker)} has trained on {leaks[0]}, whose cue must be out of fold: train it anew"
+                )
+            if leaks := [row["name"] for row in its_rows if row["patient"] in seen_before]:
+                log.warning(
+                    "the weights that stage 1 of %s began with have trained on %s: that cue is not out of fold",
+                    fold_name(maker),
+                    leaks[0],
                 )
         trained = (run / fold_name(maker) / "localizer" / "last.pt").stat().st_mtime
         for row in its_rows:

@@ -31,7 +31,7 @@ from l2s.errors import InputError
 from l2s.phantom.implants import cut_tumour
 from l2s.phantom.sample import make_case, map_files
 from l2s.study import Grid, Study
-from l2s.wholefile import write_text
+from l2s.wholefile import whole_file, write_text
 from training.cases import INDEX, store_case, stored_row
 from training.readers import TRACERS, Found, file_marks, find_studies, load_study
 from training.recipe import Recipe
@@ -216,12 +216,10 @@ def summary(rows: list[dict]) -> str:
 
 def note_refused(folder: Path, refused: list[tuple[str, str, str]]) -> None:
     """Prints the table of refused cases and writes it to refused.csv, which is there, with its header alone, when none was."""
-    partial_path = folder / f".{REFUSED}.partial"
-    with partial_path.open("w", newline="") as file:
+    with whole_file(folder / REFUSED) as partial_path, partial_path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["source", "name", "reason"])
         writer.writerows(refused)
-    partial_path.replace(folder / REFUSED)
     width = max((len(name) for _, name, _ in refused), default=0)
     for source, name, reason in refused:
         log.warning("refused %s  %-*s  %s", source, width, name, reason)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from l2s.errors import InputError
@@ -178,6 +179,11 @@ def whole_epochs(schedule: Schedule, samples: float) -> Schedule:
     """The schedule with steps_per_epoch 0 replaced by what it takes to show that many samples once."""
     steps = schedule.steps_per_epoch or max(1, round(samples / schedule.batch))
     return replace(schedule, steps_per_epoch=steps)
+
+
+def plain_fields(recipe: Recipe) -> dict:
+    """The recipe as JSON holds it."""
+    return json.loads(json.dumps(asdict(recipe)))
 
 
 def load_recipe(path: Path, changes: list[str] | None = None) -> Recipe:

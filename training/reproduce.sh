@@ -5,6 +5,7 @@
 #   DATA        training data as NAME=FOLDER ..., each layout that prepare knows (default: sts=../shared/data/sts where it is)
 #   ORGAN_MAPS  organ label maps for the phantoms (default: ../shared/data/organ_maps where they are)
 #   PHANTOMS    fresh phantoms that each fold is scored on beside its patients (default: 2)
+#   TRACER      which studies of autoPET III and IV, for prepare and evaluate: fdg (default), psma or all
 #   PREPARE     further flags of prepare, e.g. "--splits dealt"
 #   LAUNCH      how a network's training is started, e.g. "torchrun --nproc-per-node 8 -m" (default: one process)
 #   LAUNCH2     the same for stage 2, whose batch may be smaller (default: as LAUNCH)
@@ -26,6 +27,7 @@ read -r -a launch <<< "${LAUNCH:-$python -m}"
 read -r -a launch2 <<< "${LAUNCH2:-${LAUNCH:-$python -m}}"
 read -r -a prepare <<< "${PREPARE:-}"
 read -r -a flags <<< "${FLAGS:-}"
+tracer=(--tracer "${TRACER:-fdg}")
 lanes=${LANES:-1}
 if ! [[ $lanes =~ ^[1-9][0-9]?$ ]]; then
   echo "error: LANES=$lanes: a number of trainings at once, 1 to 99" >&2
@@ -102,7 +104,7 @@ if [ -n "$start" ]; then
   init=(--init "$runs/$(field "$(dirname "$recipe")/$start" name)/weights")
 fi
 
-"$python" -m training.prepare --recipe "$recipe" "${data[@]}" "${maps[@]}" "${prepare[@]}"
+"$python" -m training.prepare --recipe "$recipe" "${data[@]}" "${tracer[@]}" "${maps[@]}" "${prepare[@]}"
 
 for fold in $folds; do
   later "${launch[@]}" training.train_localizer --recipe "$recipe" --fold "$fold" "${init[@]}" "${flags[@]}"
@@ -134,7 +136,7 @@ for fold in $folds; do
   plain+=("$run/fold_$fold/weights_plain")
 done
 
-"$python" -m training.evaluate --weights "${weights[@]}" --plain "${plain[@]}" "${data[@]}" "${maps[@]}" \
+"$python" -m training.evaluate --weights "${weights[@]}" --plain "${plain[@]}" "${data[@]}" "${tracer[@]}" "${maps[@]}" \
   --phantoms "${PHANTOMS:-2}" --out "$run/evaluation"
 
 [ -z "$out" ] || "$python" -m training.export --recipe "$recipe" --out "$out"

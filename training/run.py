@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from l2s import cores
 from l2s.errors import InputError
 from l2s.wholefile import write_text
 from training.log import read_log
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, load_recipe, plain_fields
 from training.splits import SYNTHETIC
 
 log = logging.getLogger(__name__)
@@ -43,7 +42,9 @@ def training_parser(doc: str | None) -> argparse.ArgumentParser:
     p.add_argument("--fold", type=int, help="the fold to hold out; without it all cases train")
     p.add_argument("--init", type=Path, help="a weights folder to start from (fine-tuning)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; under torchrun each process takes its own GPU")
-    p.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16: below fp32 torch's automatic mixed precision")
+    p.add_argument(
+        "--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="below fp32: torch's automatic mixed precision"
+    )
     p.add_argument("--workers", type=int, default=min(8, cores.allowed() - 1), help="processes that make batches ahead")
     return p
 
@@ -58,18 +59,31 @@ def open_run(args: argparse.Namespace) -> tuple[Recipe, Path]:
 def note_recipe(folder: Path, recipe: Recipe, start: dict | None = None) -> list[dict]:
     """Adds the recipe to folder/recipes.json if it differs from the last one there, and returns all of them.
 
-    start names the weights that the run started from. A run that is continued by another recipe is no run of that recipe: the
-    exported manifest carries every one it had.
+    A run that is continued by another recipe is no run of that recipe: the exported manifest carries every one it had.
+
+    Args:
+        folder: a stage's.
+        recipe: of now.
+        start: of the weights that --init names, see start_from.
+
+    Raises:
+        InputError: the stage goes on from a checkpoint, which has begun from other weights than start.
     """
-    path = folder / "recipes.json"
-    notes = json.loads(path.read_text()) if path.is_file() else []
-    rows = read_log(folder)
-    now = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    path, rows = folder / "recipes.json", read_log(folder)
+    # what has left no checkpoint has trained nothing
+    notes = json.loads(path.read_text()) if (folder / "last.pt").is_file() and path.is_file() else []
+    begun = notes[0].get("start") if notes else start
+    if start and start["sha256"] != (begun or {}).get("sha256"):
+        raise InputError(
+            f"{folder} goes on from its checkpoint, which began {'with ' + begun['name'] if begun else 'at random'}, not with "
+            f"{start['name']}: leave --init out, remove the folder, or give another --run-folder"
+        )
+    now = plain_fields(recipe)
     if not notes or notes[-1]["recipe"] != now:
-        step = rows[-1]["step"] if rows else 0
+        step = rows[-1]["step"] if notes and rows else 0
         if notes:
             log.warning("%s is continued by another recipe from step %d on", folder, step)
-        notes.append({"from_step": step, "start": start, "recipe": now})
+        notes.append({"from_step": step, "start": begun, "recipe": now})
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(notes, indent=1))
     return notes
@@ -85,6 +99,7 @@ def note_cases(folder: Path, training: list[dict], held_out: list[dict]) -> None
     now = {
         "trained_on": dict(Counter(r["source"] for r in training)),
         "training": sorted(r["name"] for r in training),
+        "patients": sorted({r["patient"] for r in training if r["source"] != "phantom"}),
         "held_out": sorted({r["patient"] for r in held_out}),
     }
     before = json.loads(path.read_text()) if path.is_file() else now
@@ -106,7 +121,10 @@ def noted_cases(folder: Path) -> dict:
     path = folder / "cases.json"
     if not path.is_file():
         raise InputError(f"no {path}: train {folder.name} of {folder.parent.name} first")
-    return json.loads(path.read_text())
+    noted = json.loads(path.read_text())
+    if "patients" not in noted:
+        raise InputError(f"{path} is of an older version: run the training command again, which leaves a finished network alone")
+    return noted
 
 
 def held_out_rows(rows: list[dict], fold: int | None) -> tuple[list[dict], list[dict]]:

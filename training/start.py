@@ -14,6 +14,8 @@ from training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
+LAYING = ("windows", "overlap", "patch_zyx")  # how windows are laid, not what they show
+
 
 def start_at_random(network: nn.Module, head_bias: float) -> None:
     """Sets what a network of random weights answers everywhere at first, as a logit; there is no start to note.
@@ -37,12 +39,13 @@ def start_from(folder: Path, stage: str, network: nn.Module, recipe: Recipe, hel
         held_out: rows of the patients that this run is to be tested on; a start that has seen them is warned of.
 
     Returns:
-        {"name", "sha256", "seen"} of those weights, for the run's notes; seen: patients of held_out that they may have trained on.
+        Of those weights, for the run's notes: name; sha256 of the network's file; sources, patients and phantom_seeds that they and
+        their own starts have trained on, as far as their manifest says; seen: patients of held_out that they may have trained on.
 
     Raises:
         InputError: the folder is damaged, or its network has another configuration.
     """
-    manifest, sha256 = weights.read_manifest(folder)
+    manifest, _ = weights.read_manifest(folder)
     part = getattr(manifest, stage)
     if part.network != network.config:
         wrong = differences(part.network, network.config)
@@ -50,12 +53,13 @@ def start_from(folder: Path, stage: str, network: nn.Module, recipe: Recipe, hel
             f"{folder}: its {stage} has {', '.join(wrong)}; start from weights of the recipe's network, or change the recipe"
         )
     theirs, ours = (part.planes, recipe.localizer.planes) if stage == "localizer" else (part.windows, recipe.segmenter.windows)
-    changed = differences(theirs, ours, but=("windows", "overlap", "patch_zyx"))  # how they are laid
+    changed = differences(theirs, ours, but=LAYING)
     if manifest.spacing_mm_zyx != recipe.spacing_mm_zyx:
         changed.insert(0, f"spacing_mm_zyx {manifest.spacing_mm_zyx} against {recipe.spacing_mm_zyx}")
     if changed:
         log.warning("%s: its %s was trained on another input: %s", folder, stage, ", ".join(changed))
-    if shares_phantoms(manifest, recipe):
+    history = trained_on(manifest.training.get("folds", {}))
+    if recipe.phantoms and recipe.seed in history["phantom_seeds"]:
         log.warning(
             "%s has trained on this recipe's phantoms: figures of its held-out phantoms will flatter; change the seed", folder
         )
@@ -68,7 +72,7 @@ def start_from(folder: Path, stage: str, network: nn.Module, recipe: Recipe, hel
             seen[0],
         )
     weights.load_network(weights.checked_path(folder, part.files[0]), network).train()
-    return {"name": manifest.name, "sha256": sha256, "seen": seen}
+    return {"name": manifest.name, "sha256": part.files[0].sha256, "seen": seen, **history}
 
 
 def differences(theirs: object, ours: object, but: tuple[str, ...] = ()) -> list[str]:
@@ -77,16 +81,35 @@ def differences(theirs: object, ours: object, but: tuple[str, ...] = ()) -> list
     return [f"{name} {one} against {other}" for name, (one, other) in pairs.items() if one != other]
 
 
-def shares_phantoms(manifest: weights.Manifest, recipe: Recipe) -> bool:
-    """Whether phantoms of the recipe's seed were in the training of the weights."""
-    folds = manifest.training.get("folds", {}).values()
-    notes = [note for fold in folds for stage in ("localizer", "segmenter") for note in fold.get(stage, {}).get("recipes", ())]
-    return recipe.phantoms > 0 and any(n["recipe"]["seed"] == recipe.seed and n["recipe"]["phantoms"] for n in notes)
+def trained_on(folds: dict[str, dict]) -> dict[str, list]:
+    """Sources, patients and seeds of phantoms that a manifest's folds have trained on, and their starts before them."""
+    sources, patients, seeds = set(), set(), set()
+    for fold in folds.values():
+        sources |= set(fold.get("trained_on", ()))
+        patients |= set(fold.get("trained_patients", ()))
+        for note in notes_of(fold):
+            start = note.get("start") or {}
+            sources |= set(start.get("sources", ()))
+            seeds |= set(start.get("phantom_seeds", ()))
+            if note["recipe"]["phantoms"]:
+                seeds.add(note["recipe"]["seed"])
+    return {"sources": sorted(sources), "patients": sorted(patients), "phantom_seeds": sorted(seeds)}
+
+
+def notes_of(fold: dict) -> list[dict]:
+    """Every recipe, and its start, by which the stages of a manifest's fold were trained."""
+    return [note for stage in ("localizer", "segmenter") for note in fold.get(stage, {}).get("recipes", ())]
 
 
 def seen_by(manifest: weights.Manifest, rows: list[dict]) -> list[str]:
-    """Patients of the rows that the weights may have trained on: their data set was in the training, and no fold held them out."""
+    """Patients of the rows that the weights, or a start of theirs, have trained on.
+
+    Of weights whose manifest names no patients, as those of before 2026-12 do not, all of a data set that they trained on may be among
+    them, but for those that no fold has trained on.
+    """
     folds = manifest.training.get("folds", {}).values()
-    sources = {source for fold in folds for source in fold["trained_on"]}
-    kept = set.intersection(*(set(fold["held_out_patients"]) for fold in folds)) if folds else set()
-    return sorted({row["patient"] for row in rows if row["source"] in sources and row["patient"] not in kept})
+    named = {patient for fold in folds for patient in fold.get("trained_patients", ())}
+    unnamed = [fold for fold in folds if "trained_patients" not in fold]
+    sources = {source for fold in unnamed for source in fold["trained_on"]}
+    kept = set.intersection(*(set(fold["held_out_patients"]) for fold in unnamed)) if unnamed else set()
+    return sorted({r["patient"] for r in rows if r["patient"] in named or (r["source"] in sources and r["patient"] not in kept)})

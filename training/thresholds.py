@@ -12,15 +12,19 @@ import logging
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+
 from l2s import engine, pipeline, weights
 from l2s.errors import InputError
 from l2s.fuse.voxelwise import Thresholds, fuse
 from l2s.measure.metrics import evaluate_masks
 from l2s.measure.table import figure
+from l2s.study import Study
 from l2s.working import to_working
 from training import statistics, tables
 from training.held_out import Job, open_folds, patient_jobs, read
 from training.prepare import read_data
+from training.readers import TRACERS
 from training.run import exit_with
 from training.scores import Row
 
@@ -30,9 +34,8 @@ LENIENT = (0.05, 0.1, 0.2, 0.3, 0.5)
 STRICT = (0.5, 0.7, 0.9, 0.95, 0.99)
 
 
-def rows_of(job: Job, model: weights.Model, plan: engine.Plan) -> dict[tuple[float, float], Row]:
+def rows_of(job: Job, study: Study, truth: np.ndarray, model: weights.Model, plan: engine.Plan) -> dict[tuple[float, float], Row]:
     """(lenient, strict) -> the case's row."""
-    study, truth = read(job)
     working = to_working(study, model.manifest.spacing_mm_zyx)
     cue = pipeline.on_pet_grid(pipeline.cue_logits(working, model, plan), working, study.grid, plan)
     logits = pipeline.lesion_logits(working, model, plan, pipeline.windows_config(model, None))
@@ -50,21 +53,30 @@ def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     p.add_argument("--weights", type=Path, nargs="+", required=True, help="weights folders, one a fold")
     p.add_argument("--data", metavar="NAME=DIR", action="append", required=True, help="as in training.evaluate")
+    p.add_argument("--tracer", choices=[*TRACERS, "all"], default="fdg", help="as in training.evaluate")
     p.add_argument("--device", default="auto")
     args = p.parse_args(argv)
     plan = engine.choose(args.device)
     folds = open_folds(args.weights, [])
-    jobs = [job for data, folder in read_data(args.data) for job in patient_jobs(data, folder, folds, None, "fdg")]
+    jobs = [job for data, folder in read_data(args.data) for job in patient_jobs(data, folder, folds, None, args.tracer)]
     if not jobs:
         raise InputError("no patient of the data was held out by these weights: name the folds' weights, or other data")
     rows: dict[tuple[float, float], list[Row]] = defaultdict(list)
-    fold, model = None, None
+    fold, model, refused = None, None, []
     for job in jobs:
+        try:
+            study, truth = read(job)
+        except InputError as error:
+            refused.append(f"{job.name}: {error}")
+            log.warning("refused %s", refused[-1])
+            continue
         if fold is not job.fold:
             fold, model = job.fold, weights.load(job.fold.folder)
-        for pair, row in rows_of(job, model, plan).items():
+        for pair, row in rows_of(job, study, truth, model, plan).items():
             rows[pair].append(row)
         log.info("%s", job.name)
+    if not rows:
+        raise InputError(f"all {len(jobs)} cases were refused, the first for this reason: {refused[0]}")
     paper = Thresholds()
     lines = []
     for (lenient, strict), its_rows in rows.items():
@@ -74,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
             value = figure(statistics.field_interval(its_rows, field).value, digits)
             cells.append(f"{value} ({tables.interval(difference.estimate, digits)} {difference.verdict})")
         lines.append([lenient, strict, *cells])
-    title = f"{len(jobs)} held-out cases; in brackets the difference to {paper.lenient} and {paper.strict}."
+    title = f"{len(jobs) - len(refused)} held-out cases; in brackets the difference to {paper.lenient} and {paper.strict}."
     print(tables.markdown(title, ["where the cue sees a lesion", "elsewhere", *(name for _, name, _ in tables.FIELDS)], lines))
     return 0
 

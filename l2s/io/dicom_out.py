@@ -27,6 +27,7 @@ from l2s.io.borrowed import mend, zone_of
 from l2s.io.headers import malformed, quiet
 from l2s.io.slices import Slices, match
 from l2s.study import Grid
+from l2s.wholefile import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -213,19 +214,14 @@ def save(path: Path, dataset: Dataset) -> None:
         InputError: the disk refused it.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with encoding("object"):
+        with whole_file(path) as partial, encoding("object"):
             dataset.save_as(partial, enforce_file_format=True)
-        partial.replace(path)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror or error}); check the folder's rights and its space"
         ) from error
-    finally:
-        if partial.exists():
-            partial.unlink()
 
 
 def write_results(

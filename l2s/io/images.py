@@ -17,6 +17,7 @@ from isal import igzip, isal_zlib
 
 from l2s.errors import InputError
 from l2s.study import Grid, from_lps, orthonormal, to_lps
+from l2s.wholefile import whole_file
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 ENDINGS = (".mha", *NIFTI_ENDINGS)
@@ -243,21 +244,17 @@ def write_image(path: Path, array: np.ndarray, stored: Grid) -> None:
         InputError: the disk refused it, or what was read back differs.
     """
     path = Path(path)
-    name = stem(path)
-    partial = path.with_name(f".{name}.partial{path.name[len(name) :]}")
     own = np.ascontiguousarray(from_lps(array, replace(stored, direction=orthonormal(stored.direction, path.name)[0])))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        (_write_nifti if _is_nifti(path) else _write_mha)(partial, own, stored)
-        # in its own type: a total-body mask as float32 takes four times the mask
-        if not np.array_equal(_read_voxels(partial, own.dtype.type), own) or not read_grid(partial).matches(stored, GEOMETRY_MM):
-            raise InputError(f"{path}: what was read back differs from what was written; check the disk")
-        partial.replace(path)
+        with whole_file(path) as partial:
+            (_write_nifti if _is_nifti(path) else _write_mha)(partial, own, stored)
+            # in its own type: a total-body mask as float32 takes four times the mask
+            again = _read_voxels(partial, own.dtype.type)
+            if not np.array_equal(again, own) or not read_grid(partial).matches(stored, GEOMETRY_MM):
+                raise InputError(f"{path}: what was read back differs from what was written; check the disk")
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} cannot be written ({_reason(error)}); check the folder's rights and its space") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
 
 
 def write_mask(path: Path, mask: np.ndarray, stored: Grid) -> None:

@@ -1,17 +1,21 @@
 """All training commands in order on two small phantoms and three patients: from nothing to weights that inference loads."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.special import expit
 
-from l2s import weights
+from l2s import engine, weights
 from l2s.errors import InputError
+from l2s.localize.planes import cue_logits
 from l2s.phantom.sample import make_case
 from l2s.study import Grid
 from training import compare, evaluate, export, held_out, make_cues, prepare, thresholds, train_localizer, train_segmenter
+from training import run as run_module
 from training.cases import open_case, read_index
 from training.recipe import load_recipe
 
@@ -85,6 +89,45 @@ def test_the_exported_weights_load_and_say_where_they_come_from(trained):
         assert {"held_out_dice_sts", "held_out_fpv_ml_sts", "held_out_fpv_ml_phantom"} <= set(fold[stage])
 
 
+def test_the_manifest_names_whom_the_weights_have_trained_on(trained):
+    root, _ = trained
+    fold = weights.load(root / "weights").manifest.training["folds"]["fold_0"]
+    patients = {row["patient"] for row in read_index(root / "run/cases") if row["source"] == "sts"}
+    assert set(fold["trained_patients"]) | set(fold["held_out_patients"]) == patients
+    assert fold["trained_patients"]
+    assert not set(fold["trained_patients"]) & set(fold["held_out_patients"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "localizer.planes.clip=true",
+        "localizer.planes.suv_high=20.0",
+        "segmenter.windows.ct_hu_low=-500.0",
+        "spacing_mm_zyx=[9.0,9.0,9.0]",
+    ],
+)
+def test_another_input_than_the_training_s_is_not_exported(trained, tmp_path, change):
+    field, _, value = change.partition("=")
+    with pytest.raises(InputError, match=f"{field}.*: give the --recipe and --set of then"):
+        export.main([*trained[1], "--fold", "0", "--out", str(tmp_path / "w"), "--set", change])
+    assert not (tmp_path / "w").exists()
+    if field.startswith("localizer"):
+        with pytest.raises(InputError, match=field):
+            make_cues.main([*trained[1], "--fold", "0", "--device", "cpu", "--set", change])
+
+
+def test_how_windows_are_laid_may_change(trained, tmp_path):
+    export.main([*trained[1], "--fold", "0", "--out", str(tmp_path), "--set", "segmenter.windows.overlap=0.75"])
+    assert weights.read_manifest(tmp_path)[0].segmenter.windows.overlap == 0.75
+
+
+def test_weights_say_what_they_are_for():
+    assert "on no patient" in export.intended_use(["phantom"])
+    assert "sarcoma" in export.intended_use(["phantom", "sts"])
+    assert export.intended_use(["autopet", "sts"]).endswith("trained on autopet, sts")
+
+
 def test_evaluate_prints_every_method(trained, tmp_path, capsys):
     root, _ = trained
     evaluate.main(
@@ -106,6 +149,59 @@ def test_out_of_fold_cues_want_every_fold(trained, tiny_recipe):
     (root / "oof.toml").write_text(tiny_recipe(cues="out-of-fold"))
     with pytest.raises(InputError, match="fold_1"):
         make_cues.main(["--recipe", str(root / "oof.toml"), *common[2:], "--fold", "0", "--device", "cpu"])
+
+
+@pytest.fixture(scope="module")
+def out_of_fold(trained, tmp_path_factory, tiny_recipe):
+    """(flags, run) of a run of the same cases with every fold's stage 1 and out-of-fold cues."""
+    run = tmp_path_factory.mktemp("out-of-fold")
+    (run / "cases").symlink_to(trained[0] / "run/cases")
+    (run / "recipe.toml").write_text(tiny_recipe(cues="out-of-fold"))
+    flags = ["--recipe", str(run / "recipe.toml"), "--run-folder", str(run)]
+    for fold in (0, 1):
+        train_localizer.main([*flags, "--fold", str(fold), "--device", "cpu", "--workers", "0"])
+    make_cues.main([*flags, "--device", "cpu"])
+    return flags, run
+
+
+def test_each_cue_is_by_the_network_that_held_its_case_out(out_of_fold):
+    flags, run = out_of_fold
+    recipe, plan = load_recipe(Path(flags[1])), engine.choose("cpu")
+    networks = [make_cues.load_localizer(run, fold, recipe, "cpu")[0] for fold in (0, 1)]
+    rows = read_index(run / "cases")
+    assert {row["fold"] for row in rows} == {0, 1}
+    for row in rows:
+        case = open_case(run / "cases", row, run / "cues")
+        own, other = (
+            expit(cue_logits(case.pet_suv[...], networks[k], recipe.localizer.planes, plan))
+            for k in (row["fold"], 1 - row["fold"])
+        )
+        assert np.abs(case.cue[...] - own).max() <= 0.5 / 255 + 1e-6
+        assert np.abs(case.cue[...] - other).max() > 2 / 255
+        assert row["name"] not in run_module.noted_cases(run / f"fold_{row['fold']}/localizer")["training"]
+
+
+def test_a_cue_by_a_network_that_has_trained_on_its_case_is_refused(out_of_fold):
+    flags, run = out_of_fold
+    path = run / "fold_0/localizer/cases.json"
+    before = path.read_text()
+    held_out = next(row["name"] for row in read_index(run / "cases") if row["fold"] == 0)
+    noted = json.loads(before)
+    path.write_text(json.dumps(noted | {"training": [*noted["training"], held_out]}))
+    try:
+        with pytest.raises(InputError, match=f"has trained on {held_out}, whose cue must be out of fold"):
+            make_cues.main([*flags, "--device", "cpu"])
+    finally:
+        path.write_text(before)
+
+
+def test_a_cue_that_is_older_than_its_network_is_made_anew(out_of_fold):
+    flags, run = out_of_fold
+    cues = {row["fold"]: run / "cues" / f"{row['name']}.b2nd" for row in read_index(run / "cases")}
+    before = {fold: path.stat().st_mtime_ns for fold, path in cues.items()}
+    (run / "fold_0/localizer/last.pt").touch()
+    make_cues.main([*flags, "--device", "cpu"])
+    assert [cues[fold].stat().st_mtime_ns > before[fold] for fold in (0, 1)] == [True, False]
 
 
 def test_a_recipe_with_a_stray_number_is_refused(tmp_path, tiny_recipe):
@@ -150,6 +246,20 @@ def test_two_evaluations_are_compared_case_by_case(trained, tmp_path, capsys):
     assert "not decided" in text
     with pytest.raises(InputError, match="it has SUV > 2.5, SUV > 4"):
         compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--method", "nnU-Net"])
+
+
+def test_means_of_two_evaluations_are_of_the_cases_that_both_have(trained, tmp_path):
+    root, _ = trained
+    common = ["--weights", str(root / "weights"), "--data", f"sts={root / 'sts'}", "--device", "cpu"]
+    evaluate.main([*common, "--phantoms", "1", "--out", str(tmp_path / "more")])
+    rows = [r for r in compare.read_cases(tmp_path / "more") if r.method == "SUV > 2.5"]
+    first, *rest = [r for r in rows if r.data == "sts"]
+    doubled = [
+        dataclasses.replace(r, scores=dataclasses.replace(r.scores, case=r.scores.case + "b", fpv_ml=1e6)) for r in (first, *rest)
+    ]
+    cells = compare.compare([first, *doubled], [first], "sts")
+    assert cells[0] == "1"
+    assert not any("1000000" in cell for cell in cells)
 
 
 def test_thresholds_hold_the_papers_pair_to_what_evaluate_says(trained, tmp_path, capsys):

@@ -4,17 +4,21 @@ import csv
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from safetensors.torch import load_file, save_file
 
-from l2s import pipeline, weights
+from l2s import engine, pipeline, weights
 from l2s.components import label
 from l2s.errors import InputError
 from l2s.measure.metrics import evaluate_masks, overlap
 from l2s.study import Grid, Study
+from l2s.working import to_working
 from training import evaluate, held_out, scores
+from training.readers import find_studies, load_study
 from training.scores import Lesion, Row
 
 GRID = Grid((12, 10, 14), (3.0, 2.0, 2.0), (0.0, 0.0, 0.0))
@@ -107,15 +111,20 @@ def test_masks_come_back_as_they_were(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.npz"]
 
 
-def weights_of(folder, base, held, cue_weights=True, fold="fold_0", name="w"):
-    """A copy of weights whose manifest holds these patients out."""
+def weights_of(folder, base, held, cue_weights=True, fold="fold_0", name="w", gain=1.0, middles=(0.0, 0.0)):
+    """A copy of weights whose manifest holds these patients out; both stages' logits become gain * (logit - middle)."""
     folder.mkdir()
     manifest = json.loads((base / weights.MANIFEST).read_text())
+    for stage, middle in zip(("localizer", "segmenter"), middles):
+        (file,) = manifest[stage]["files"]
+        state = load_file(base / file["file"])
+        state["head.weight"] *= gain
+        state["head.bias"] = gain * (state["head.bias"] - middle)
+        save_file(state, folder / file["file"])
+        file["sha256"] = weights.file_sha256(folder / file["file"])
     recipe = {"recipe": {"segmenter": {"cue_weights": cue_weights}}}
     manifest |= {"name": name, "training": {"folds": {fold: {"held_out_patients": held, "segmenter": {"recipes": [recipe]}}}}}
     (folder / weights.MANIFEST).write_text(json.dumps(manifest))
-    for file in base.glob("*.safetensors"):
-        (folder / file.name).symlink_to(file)
     return folder
 
 
@@ -176,18 +185,30 @@ def study_folders(tmp_path_factory):
     return root
 
 
+def patient(study_folders, number):
+    return load_study(find_studies("made-up", study_folders)[0][number])[0]
+
+
 @pytest.fixture(scope="module")
 def evaluated(weights_folder, study_folders, tmp_path_factory):
-    """(flags, output folder) of an evaluation with two folds and plain weights; stage 1 is counted."""
+    """(flags, output folder) of an evaluation with two folds and plain weights.
+
+    The first fold's weights and the second's plain ones mark a part, the second's mark all, the first's plain ones nothing.
+    """
     root = tmp_path_factory.mktemp("evaluated")
-    flags = ["--weights"]
-    flags += [
-        str(weights_of(root / f"w{k}", weights_folder, held, fold=f"fold_{k}")) for k, held in enumerate((["P0", "P2"], ["P1"]))
-    ]
-    flags += ["--plain"]
-    flags += [
-        str(weights_of(root / f"p{k}", weights_folder, held, False, f"fold_{k}")) for k, held in enumerate((["P0", "P2"], ["P1"]))
-    ]
+    model, plan = weights.load(weights_folder), engine.choose("cpu")
+    working = to_working(patient(study_folders, 0), model.manifest.spacing_mm_zyx)
+    cue = pipeline.cue_logits(working, model, plan)
+    logits = pipeline.lesion_logits(working, model, plan, pipeline.windows_config(model, None))
+    part = {"gain": 1000.0, "middles": [float(np.median(np.asarray(values))) for values in (cue, logits)]}
+    flags = []
+    for flag, letter, heads in (
+        ("--weights", "w", (part, {"middles": (-99.0, -99.0)})),
+        ("--plain", "p", ({"middles": (99.0, 99.0)}, part)),
+    ):
+        flags.append(flag)
+        for k, (held, head) in enumerate(zip((["P0", "P2"], ["P1"]), heads)):
+            flags.append(str(weights_of(root / f"{letter}{k}", weights_folder, held, letter == "w", f"fold_{k}", **head)))
     flags += ["--data", f"made-up={study_folders}", "--device", "cpu", "--out", str(root / "out")]
     evaluate.main(flags)
     return flags, root / "out"
@@ -203,6 +224,27 @@ def test_each_patient_is_scored_once_by_the_fold_that_held_it_out(evaluated):
     assert threshold["P2"]["dice"] == ""
     # 3 x 3 x 4 voxels of 0.512 ml, all of it false where the truth has no lesion
     assert float(threshold["P2"]["fpv_ml"]) == pytest.approx(36 * 0.512)
+
+
+def test_each_row_is_of_its_own_networks(evaluated, study_folders):
+    kept = {k: scores.load_masks(evaluated[1] / f"masks/made-up_P{k}.npz").masks for k in range(3)}
+    for k in (0, 2):  # by the first fold, whose plain twin says nothing
+        assert not kept[k]["3D U-Net"].any()
+        assert 0 < kept[k]["L2SNet"].mean() < 1
+    assert kept[1]["2D U-Net"].all()
+    assert kept[1]["L2SNet"].all()
+    plain = weights.load(Path(evaluated[0][5]))
+    result = pipeline.segment(patient(study_folders, 1), plain, engine.choose("cpu"), pipeline.Settings(fusion="none"))
+    assert (kept[1]["3D U-Net"] == result.mask).all()
+    assert 0 < result.mask.mean() < 1
+
+
+def test_patients_that_were_held_out_and_are_not_there_are_said(evaluated, study_folders, tmp_path, caplog):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/P1").symlink_to(study_folders / "P1")
+    flags = [*evaluated[0][: evaluated[0].index("--data")], "--data", f"made-up={tmp_path / 'data'}", "--device", "cpu"]
+    evaluate.main([*flags, "--out", str(tmp_path / "out")])
+    assert "2 patients that the weights held out are not in --data, such as P0" in caplog.text
 
 
 def test_the_table_has_every_part(evaluated):
@@ -247,16 +289,14 @@ def test_a_second_run_scores_nothing_again_but_a_lost_case(evaluated, monkeypatc
     assert len(seen) == 2
 
 
-def test_the_masks_of_the_table_are_those_of_segment(evaluated, weights_folder, study_folders):
-    from l2s import engine
-    from training.readers import find_studies, load_study
-
-    study, _, _ = load_study(find_studies("made-up", study_folders)[0][0])
+def test_the_masks_of_the_table_are_those_of_segment(evaluated, study_folders):
+    study = patient(study_folders, 0)
     kept = scores.load_masks(evaluated[1] / "masks/made-up_P0.npz").masks
-    model, plan = weights.load(weights_folder), engine.choose("cpu")
+    model, plan = weights.load(Path(evaluated[0][1])), engine.choose("cpu")
     for method, policy in (("L2SNet", "none"), ("L2SNet + voxelwise", "voxelwise"), ("L2SNet + componentwise", "componentwise")):
         result = pipeline.segment(study, model, plan, pipeline.Settings(fusion=policy))
         assert (kept[method] == result.mask).all()
+    assert len({kept[method].sum() for method in METHODS[4:]}) == 3  # or a mixed-up policy would pass
     assert (kept["2D U-Net"] == (result.cue > 0.5)).all()
 
 

@@ -173,6 +173,50 @@ def test_a_nan_gradient_of_a_finite_loss_reaches_no_checkpoint(tmp_path):
     assert not (tmp_path / "last.pt").exists()
 
 
+def test_a_nan_that_fp16_cannot_step_over_stops_as_well(tmp_path):
+    """An overflow goes when the loss is scaled less; this gradient stays NaN."""
+
+    def loss_at(logits, batch):
+        return bce_dice(logits, batch.truth) + (0.0 * logits).abs().sum().sqrt()
+
+    half = dataclasses.replace(MACHINE, plan=dataclasses.replace(MACHINE.plan, precision="fp16"))
+    schedule = dataclasses.replace(SCHEDULE, epochs=30)
+    with pytest.raises(InputError, match="gradient nan at step 16"):  # from a scale of 65536 by halves to 1
+        train(make_network(), schedule, make_batch, loss_at, tmp_path, half)
+
+
+def test_fp16_steps_over_a_single_overflow(tmp_path):
+    def overflowing(step):
+        batch = make_batch(step)
+        return dataclasses.replace(batch, image=batch.image * 1e30) if step == 5 else batch
+
+    half = dataclasses.replace(MACHINE, plan=dataclasses.replace(MACHINE.plan, precision="fp16"))
+    train(make_network(), SCHEDULE, overflowing, loss_of, tmp_path, half)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 12
+
+
+def test_weights_whose_norms_are_not_settled_are_not_taken(tmp_path):
+    run(tmp_path)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert set(loop.trained_state(tmp_path / "last.pt")) == set(make_network().state_dict())
+    torch.save(state | {"settled": False}, tmp_path / "last.pt")
+    with pytest.raises(InputError, match="not settled: run the training command again"):
+        loop.trained_state(tmp_path / "last.pt")
+    run(tmp_path)
+    loop.trained_state(tmp_path / "last.pt")
+
+
+def test_only_one_process_mends_the_log(tmp_path):
+    run(tmp_path)
+    path = tmp_path / "log.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[: whole.rindex("{")] + '{"epo')
+    cut = path.read_text()
+    for rank, expected in ((1, cut), (0, whole)):
+        step = loop.resume(tmp_path / "last.pt", {}, dataclasses.replace(MACHINE, process=Process(rank, 2)))
+        assert (step, path.read_text()) == (12, expected)
+
+
 def test_a_kill_between_checkpoint_and_log_loses_no_row(tmp_path):
     run(tmp_path)
     path = tmp_path / "log.jsonl"
@@ -248,6 +292,10 @@ def test_tensorboard_gets_curves_and_pictures(tmp_path):
     assert {"loss", "rate", "held_out_dice_sts"} <= set(events.Tags()["scalars"])
     assert [e.step for e in events.Scalars("loss")] == [4, 8, 12]
     assert events.Scalars("held_out_dice_sts")[-1].value == 0.5
+    train(make_network(), dataclasses.replace(SCHEDULE, epochs=5), make_batch, loss_of, tmp_path, MACHINE)
+    resumed = EventAccumulator(str(tmp_path / "tensorboard"))
+    resumed.Reload()
+    assert [e.step for e in resumed.Scalars("loss")] == [4, 8, 12, 16, 20]
     picture = events.Images(events.Tags()["images"][0])[-1]
     assert (picture.height, picture.width) == (2 * 8, 3 * 8)  # two samples; input, truth, probability
 

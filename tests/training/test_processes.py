@@ -159,10 +159,12 @@ def initial(stage: str, recipe: Path) -> dict:
     from l2s.localize.network import Localizer
     from l2s.segment.network import Segmenter
     from training.recipe import load_recipe
+    from training.start import start_at_random
 
     loaded = load_recipe(recipe)
     torch.manual_seed(loaded.seed)
     network = Localizer(loaded.localizer.network) if stage == "localizer" else Segmenter(loaded.segmenter.network)
+    start_at_random(network, loaded.head_bias)
     return {f"module.{name}": tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
 
 

@@ -1,4 +1,16 @@
-from training.run import PHANTOMS_LOOKED_AT, held_out_rows, looked_at_rows
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from l2s.errors import InputError
+from training.log import append_log
+from training.recipe import load_recipe
+from training.run import PHANTOMS_LOOKED_AT, held_out_rows, looked_at_rows, note_cases, note_recipe, noted_cases
+
+RECIPE = load_recipe(Path(__file__).parents[2] / "training/recipes/smoke.toml")
+FIRST, OTHER = ({"name": name, "sha256": name * 3, "seen": [name]} for name in ("first", "other"))
 
 
 def row(source, fold, name):
@@ -19,3 +31,34 @@ def test_a_fold_looks_at_its_patients_and_a_few_of_the_phantoms_that_it_holds_ba
 
 def test_without_a_fold_there_is_nothing_to_look_at():
     assert looked_at_rows(ROWS, None) == []
+
+
+def test_a_training_that_left_no_checkpoint_has_not_begun(tmp_path):
+    note_recipe(tmp_path, dataclasses.replace(RECIPE, seed=1))
+    assert note_recipe(tmp_path, RECIPE, FIRST) == json.loads((tmp_path / "recipes.json").read_text())
+    (note,) = note_recipe(tmp_path, RECIPE, FIRST)
+    assert (note["start"], note["recipe"]["seed"], note["from_step"]) == (FIRST, RECIPE.seed, 0)
+
+
+def test_a_checkpoint_goes_on_from_its_own_start_alone(tmp_path):
+    note_recipe(tmp_path, RECIPE, FIRST)
+    (tmp_path / "last.pt").touch()
+    append_log(tmp_path, {"step": 40})
+    with pytest.raises(InputError, match="began with first, not with other: leave --init out"):
+        note_recipe(tmp_path, RECIPE, OTHER)
+    note_recipe(tmp_path, RECIPE, FIRST)
+    notes = note_recipe(tmp_path, dataclasses.replace(RECIPE, seed=1))  # --init need not be given again
+    assert [(note["start"]["name"], note["from_step"]) for note in notes] == [("first", 0), ("first", 40)]
+
+
+def test_a_random_start_is_no_start_from_weights(tmp_path):
+    note_recipe(tmp_path, RECIPE)
+    (tmp_path / "last.pt").touch()
+    with pytest.raises(InputError, match="began at random, not with first"):
+        note_recipe(tmp_path, RECIPE, FIRST)
+
+
+def test_patients_are_noted_with_those_whose_tumours_were_implanted(tmp_path):
+    rows = [r | {"patient": p} for r, p in ((ROWS[0], "P0"), (ROWS[6], "phantom_0"), (ROWS[-1], "P5"))]
+    note_cases(tmp_path, rows, [])
+    assert noted_cases(tmp_path)["patients"] == ["P0", "P5"]

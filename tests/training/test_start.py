@@ -12,7 +12,7 @@ from l2s.localize.network import Localizer, LocalizerConfig
 from l2s.segment.network import Segmenter, SegmenterConfig
 from l2s.weights import BUNDLED_FOLDER, read_manifest
 from training.recipe import load_recipe
-from training.start import seen_by, shares_phantoms, start_at_random, start_from
+from training.start import seen_by, start_at_random, start_from, trained_on
 
 RECIPE = load_recipe(Path(__file__).parents[2] / "training/recipes/small.toml")
 CONFIG = read_manifest(BUNDLED_FOLDER)[0].segmenter.network
@@ -51,21 +51,48 @@ def test_another_input_is_warned_of_and_the_same_is_not(caplog):
     assert "spacing_mm_zyx (4.0, 4.0, 4.0) against (3.0, 3.0, 3.0), pet_suv_high 15.0 against 20.0" in caplog.text
 
 
-def test_phantoms_that_the_start_has_seen_are_warned_of(caplog):
-    note = {"recipe": {"seed": RECIPE.seed, "phantoms": 60}}
-    fold = {"localizer": {"recipes": []}, "segmenter": {"recipes": [note]}}
-    manifest = dataclasses.replace(read_manifest(BUNDLED_FOLDER)[0], training={"folds": {"fold_0": fold}})
-    assert shares_phantoms(manifest, RECIPE)
-    assert not shares_phantoms(manifest, dataclasses.replace(RECIPE, seed=1))
-    assert not shares_phantoms(dataclasses.replace(manifest, training={}), RECIPE)
+def manifest_of(**folds):
+    return dataclasses.replace(read_manifest(BUNDLED_FOLDER)[0], training={"folds": folds} if folds else {})
 
 
-def test_patients_that_the_start_has_seen_are_named():
+def fold_of(source, patients, held_out=(), seed=7, start=None):
+    """A manifest's fold whose stage 2 was trained on phantoms of that seed and on these patients."""
+    note = {"recipe": {"seed": seed, "phantoms": 60}, "start": start}
+    stages = {"localizer": {"recipes": []}, "segmenter": {"recipes": [note]}}
+    return {"trained_on": {source: 2, "phantom": 3}, "trained_patients": patients, "held_out_patients": list(held_out), **stages}
+
+
+@pytest.mark.parametrize(("seed", "start"), [(RECIPE.seed, None), (1, {"phantom_seeds": [RECIPE.seed]})])
+def test_phantoms_that_the_start_has_seen_are_warned_of(caplog, monkeypatch, seed, start):
+    manifest, sha256 = read_manifest(BUNDLED_FOLDER)
+    manifest = dataclasses.replace(manifest, training={"folds": {"fold_0": fold_of("sts", [], seed=seed, start=start)}})
+    monkeypatch.setattr("training.start.weights.read_manifest", lambda folder: (manifest, sha256))
+    start_from(BUNDLED_FOLDER, "segmenter", Segmenter(CONFIG), dataclasses.replace(RECIPE, seed=2), [])
+    assert not caplog.text
+    start_from(BUNDLED_FOLDER, "segmenter", Segmenter(CONFIG), RECIPE, [])
+    assert "has trained on this recipe's phantoms" in caplog.text
+
+
+def test_patients_that_the_start_has_seen_are_named_under_any_name_of_their_data():
+    manifest = manifest_of(fold_0=fold_of("sts", ["P2", "P4"], ["P1"]))
+    rows = [{"patient": p, "source": s} for p, s in (("P1", "sts"), ("P2", "sts"), ("P3", "ours"), ("P4", "sarcoma"))]
+    assert seen_by(manifest, rows) == ["P2", "P4"]
+    assert seen_by(manifest_of(), rows) == []
+    two = manifest_of(fold_0=fold_of("sts", ["P1"], ["P2"]), fold_1=fold_of("sts", ["P2"], ["P1"]))
+    assert seen_by(two, rows) == ["P1", "P2"]
+
+
+def test_of_weights_that_name_no_patients_all_of_a_data_set_may_be_seen():
     fold = {"trained_on": {"sts": 2, "phantom": 3}, "held_out_patients": ["P1"]}
-    manifest = dataclasses.replace(read_manifest(BUNDLED_FOLDER)[0], training={"folds": {"fold_0": fold}})
     rows = [{"patient": p, "source": s} for p, s in (("P1", "sts"), ("P2", "sts"), ("P3", "ours"))]
-    assert seen_by(manifest, rows) == ["P2"]
-    assert seen_by(dataclasses.replace(manifest, training={}), rows) == []
+    assert seen_by(manifest_of(fold_0=fold), rows) == ["P2"]
+
+
+def test_what_a_start_s_start_has_seen_is_handed_on():
+    start = {"sources": ["sts"], "patients": ["P1"], "phantom_seeds": [5]}
+    # export puts the patients of the starts among the fold's own
+    folds = {"fold_0": fold_of("hospital", ["H1", "P1"], start=start)}
+    assert trained_on(folds) == {"sources": ["hospital", "phantom", "sts"], "patients": ["H1", "P1"], "phantom_seeds": [5, 7]}
 
 
 @pytest.mark.parametrize(
