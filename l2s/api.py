@@ -118,6 +118,7 @@ class Result:
         if format not in folders.FORMATS:
             raise folders.InputError(f"format {format!r}: one of {', '.join(folders.FORMATS)}")
         folders.check(folder)
+        self.run.go_on()
         mask_name = f"mask.{format}"
         findings = self._findings(uid_seed) if dicom_formats else None  # what cannot be DICOM is said before a file is written
         with folders.staging(folder) as stage:
@@ -137,6 +138,7 @@ class Result:
             run.warn_over_budget(self.plan.budget, self.run)
             self.run.write(stage / folders.RECORD)
             folders.replace_all(stage, folder, names)
+        self.run.rest()
         return [folder / name for name in (*names, folders.RECORD)]
 
     def _findings(self, uid_seed: str | None) -> Findings:
@@ -170,7 +172,7 @@ class Result:
 
         figures = figures_of(self.measures.lesions, self.measures.patient)
         dicom_out.write_results(folder, findings, figures, formats)
-        self.record["warnings"] += findings.warnings  # write_results has logged them
+        self.run.note(findings.warnings)  # write_results has logged them
         return [f"{name}.dcm" for name in dicom_out.FORMATS if (folder / f"{name}.dcm").is_file()]
 
     def report(self, path: str | Path, baseline: Result | str | Path | None = None, truth=None) -> Path:
@@ -315,12 +317,16 @@ def segment(
             raise InputError(f"{word} {value!r}: text is needed, such as {TEXTS[word]!r}")
     if time_budget is not None and (isinstance(time_budget, bool) or not isinstance(time_budget, numbers.Real)):
         raise InputError(f"time_budget {time_budget!r}: a number of seconds is needed")
-    args.time_budget = time_budget
+    args.time_budget = None if time_budget is None else float(time_budget)
     if spacing_mm_zyx is not None:
         args.spacing_mm = three_numbers(spacing_mm_zyx, "spacing_mm_zyx")
     try:
         settings = Settings(connectivity, min_volume_ml, None, None, body or Body(), lean_mass, as_baseline(baseline))
         check(args, settings)
+        # numpy's numbers are none for JSON
+        settings = replace(
+            settings, connectivity=int(connectivity), min_volume_ml=float(min_volume_ml), body=plain_body(settings.body)
+        )
         record = run.Record()
         plan, model = run.load_model(args, record)
         with record.stage("read"):
@@ -329,9 +335,12 @@ def segment(
             case = replace(case, name=name, study=replace(case.study, name=name))
         grid = case.study.grid
         settings = replace(settings, liver=as_region(liver, grid, "liver"), blood=as_region(blood, grid, "blood"))
-        return run_case(args, case, record, plan, model, settings)
+        result = run_case(args, case, record, plan, model, settings)
     except InputError as error:
         raise type(error)(in_python(str(error))) from error
+    record.content["warnings"] = [in_python(line) for line in record.content["warnings"]]
+    record.rest()
+    return result
 
 
 TEXTS = {"mirror": "xy", "max_ram": "4G", "max_vram": "6G", "name": "anna"}
@@ -364,16 +373,36 @@ def three_numbers(values, what: str) -> tuple[float, float, float]:
     return found
 
 
+def plain_body(body: Body) -> Body:
+    """The same in Python's own floats."""
+    weight, height = (None if value is None else float(value) for value in (body.weight_kg, body.height_cm))
+    return replace(body, weight_kg=weight, height_cm=height)
+
+
 def as_region(value, grid: Grid, what: str) -> Region | None:
     """A Region as it is, or that of a sphere (x, y, z, diameter) in mm LPS; None for None.
 
     Raises:
-        InputError: it is neither, or the sphere does not lie on the grid.
+        InputError: it is neither, or does not lie on the grid.
     """
+    import numpy as np
+
     from l2s.measure.reference import Region, region_of_sphere
 
-    if value is None or isinstance(value, Region):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, Region):
+        voxels, count = np.asarray(value.voxels), math.prod(grid.shape_zyx)
+        if (
+            voxels.ndim != 1
+            or voxels.dtype.kind not in "iu"
+            or not len(voxels)
+            or not (0 <= voxels.min() <= voxels.max() < count)
+        ):
+            raise InputError(
+                f"{what}: a Region's voxels are flat indices into the PET, whole numbers from 0 to {count - 1}, one at least"
+            )
+        return replace(value, voxels=np.unique(voxels))
     try:
         x, y, z, diameter = (float(v) for v in value)
     except (TypeError, ValueError):
@@ -452,6 +481,8 @@ def as_case(
         raise InputError(f"{type(source).__name__} is no source: give a path, a Study or (pet_suv, ct_hu, spacing_mm_zyx)")
     from l2s.io.studies import check_study
 
+    # float64 would be compared with what is measured in float32
+    source = replace(source, pet_suv=float_array(source.pet_suv, "pet_suv"), ct_hu=float_array(source.ct_hu, "ct_hu"))
     return Case(source, source.name, "memory", {}, check_study(source))
 
 

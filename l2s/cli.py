@@ -49,6 +49,11 @@ def main(argv: list[str] | None = None) -> int:
         # `l2s ... | head`: python would flush stdout once more at exit and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_want_of_memory(error):
+            raise
+        print("error: main memory gave out; free some, or give --max-ram where the command has it", file=sys.stderr)
+        return TEMPORARY
     except OSError as error:
         line = f"{error.filename or 'input or output'}: {error.strerror or error}"
         print(f"error: {inspect.printable(line)}", file=sys.stderr)
@@ -63,6 +68,11 @@ def code_of(error: BaseException | None) -> int:
             return TEMPORARY
         error = error.__cause__
     return 2
+
+
+def is_want_of_memory(error: Exception) -> bool:
+    """Whether main memory gave out: Python and numpy raise MemoryError, torch's allocator a RuntimeError."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def make_parser() -> argparse.ArgumentParser:

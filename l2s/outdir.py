@@ -41,6 +41,7 @@ MASKS = tuple(f"mask.{ending}" for ending in FORMATS)
 FLAGS = {PROBABILITY: "save-probability", CUE: "save-cue"}
 DICOM_RESULTS = ("seg.dcm", "sr.dcm", "rtstruct.dcm")
 STAGING = ".l2s-saving-"  # then anything: a result that is being written, beside its place
+TABLES = (lesion_table.CSV_NAME, lesion_table.JSON_NAME)
 DERIVED = (REPORT, *DICOM_RESULTS)  # made from mask and table: of no use once the lesions are counted anew
 OPTIONAL = (*MASKS, PROBABILITY, CUE, CT, *DERIVED)  # an earlier run may have left one that this run does not write
 
@@ -77,9 +78,18 @@ def check(folder: Path, inputs: Iterable[Path] = ()) -> None:
     for path in inputs:
         if Path(path).resolve().parent == folder.resolve():
             raise InputError(f"{folder} holds the input {Path(path).name}, which the result would replace; name another folder")
-    foreign = [name for name in (PET, CT, *MASKS, *DICOM_RESULTS) if (folder / name).exists()]
-    if foreign and not (folder / RECORD).is_file() and not any(folder.glob(f"{STAGING}*/{RECORD}")):
-        raise InputError(f"{folder} holds {foreign[0]} but no {RECORD}: l2s segment did not write it; name another folder")
+    # what a run may replace or remove
+    there = [name for name in (PET, *OPTIONAL, *TABLES, RECORD) if (folder / name).exists()]
+    if there and not any(map(is_ours, (folder, *folder.glob(f"{STAGING}*")))):
+        raise InputError(f"{folder} holds {there[0]} but no {RECORD} of l2s: l2s segment did not write it; name another folder")
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether the folder's record is one of l2s; other programs have a record.json too."""
+    try:
+        return str(read_record(folder).get("tool")).startswith("l2s ")
+    except InputError:
+        return False
 
 
 def check_writable(folder: Path) -> None:
@@ -105,12 +115,10 @@ def list_file(path: Path) -> None:
     path = Path(path).absolute()
     if path.name != REPORT:
         return
-    try:
-        record = read_record(path.parent)
-    except InputError:
+    if not is_ours(path.parent):
         return
-    # another program's record.json may lie beside a page, or one of a version that made no list
-    if not str(record.get("tool")).startswith("l2s ") or record.get("files") is None or path.name in record["files"]:
+    record = read_record(path.parent)
+    if record.get("files") is None or path.name in record["files"]:  # a version of before made no list
         return
     write_text(path.parent / RECORD, json.dumps(record | {"files": [*record["files"], path.name]}, indent=2) + "\n")
 

@@ -79,6 +79,7 @@ class Record:
 
     def __init__(self):
         self.started = time.perf_counter()
+        self.resting_from: float | None = None
         self.content: dict = {
             "tool": f"l2s {__version__}",
             "use": "research use only",
@@ -88,9 +89,20 @@ class Record:
             "warnings": [],
         }
 
+    def rest(self) -> None:
+        """What passes from now on, until the next stage, is not the run's: in Python a result may be saved an hour later."""
+        self.resting_from = time.perf_counter()
+
+    def go_on(self) -> None:
+        """Ends a rest."""
+        if self.resting_from is not None:
+            self.started += time.perf_counter() - self.resting_from
+            self.resting_from = None
+
     @contextmanager
     def stage(self, name: str):
         """Times a stage."""
+        self.go_on()
         started = time.perf_counter()
         try:
             yield
@@ -102,7 +114,12 @@ class Record:
     def warn(self, lines: list[str]) -> None:
         for line in lines:
             log.warning(line)
-        self.content["warnings"] += lines
+        self.note(lines)
+
+    def note(self, lines: list[str]) -> None:
+        """Warnings for the record alone, each once."""
+        known = self.content["warnings"]
+        known += [line for line in dict.fromkeys(lines) if line not in known]
 
     def write(self, path: Path) -> None:
         """Completes the totals and writes the file."""
@@ -201,12 +218,12 @@ def warn_over_budget(budget, record: Record) -> None:
     over = {}
     vram = record.content.get("peak_device_mib", 0) * 2**20
     if budget.vram_bytes is not None and vram > budget.vram_bytes:
-        over["--max-vram was"] = f"peak memory of the GPU was {vram / 2**30:.2f} GiB", f"{budget.vram_bytes / 2**30:.2f} GiB"
+        over["max-vram was"] = f"peak memory of the GPU was {vram / 2**30:.2f} GiB", f"{budget.vram_bytes / 2**30:.2f} GiB"
     seconds, peak = time.perf_counter() - record.started, peak_rss_bytes()
     if budget.seconds is not None and seconds > budget.seconds:
-        over["--time-budget was"] = f"the run took {seconds:.1f} s", f"{budget.seconds:g} s"
+        over["time-budget was"] = f"the run took {seconds:.1f} s", f"{budget.seconds:g} s"
     if budget.ram_bytes is not None and peak > budget.ram_bytes:
-        over["--max-ram was"] = f"peak memory was {peak / 2**30:.2f} GiB", f"{budget.ram_bytes / 2**30:.2f} GiB"
+        over["max-ram was"] = f"peak memory was {peak / 2**30:.2f} GiB", f"{budget.ram_bytes / 2**30:.2f} GiB"
     record.content["warnings"] = [line for line in record.content["warnings"] if not any(limit in line for limit in over)]
     record.warn([f"{found}, {limit_was} {limit}" for limit_was, (found, limit) in over.items()])
 

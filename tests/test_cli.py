@@ -153,6 +153,7 @@ def test_paths_that_do_not_pair(folders, tmp_path, capsys):
 
 def test_a_place_that_cannot_be_written_is_one_line(folders, tmp_path, capsys):
     (tmp_path / "file").write_text("")
+    assert "is a folder; name a file" in failed(capsys, "evaluate", *folders, "--csv", tmp_path)
     line = failed(capsys, "evaluate", *folders, "--json", tmp_path / "file" / "s.json")
     assert "file" in line
 

@@ -118,7 +118,7 @@ def test_a_limit_is_named_once_with_its_last_figure(monkeypatch):
     for seconds in (59.0, 61.0, 121.0):
         now.append(seconds)
         warn_over_budget(Budget(seconds=60.0), record)
-    assert record.content["warnings"] == ["the run took 121.0 s, --time-budget was 60 s"]
+    assert record.content["warnings"] == ["the run took 121.0 s, time-budget was 60 s"]
 
 
 def test_no_flag_no_page_and_a_wrong_place_ends_before_the_work(case, weights_folder, tmp_path, capsys):

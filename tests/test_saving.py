@@ -154,12 +154,37 @@ def test_an_interrupted_save_is_whole_or_known_to_be_incomplete(tmp_path, monkey
         assert 10 < kill < 29
 
 
-def test_a_folder_of_somebody_else_is_not_written_into(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "SUV.nii.gz").write_text("a patient's")
-    (tmp_path / "out" / f"{outdir.STAGING}x").mkdir()
+@pytest.mark.parametrize("record", [None, '{"mine": 1}', "no JSON"])
+@pytest.mark.parametrize("name", [outdir.PET, *outdir.OPTIONAL, *outdir.TABLES])
+def test_a_folder_of_somebody_else_is_not_written_into(tmp_path, name, record):
+    (tmp_path / "out" / f"{outdir.STAGING}x").mkdir(parents=True)
+    (tmp_path / "out" / name).write_text("a patient's")
+    if record:
+        (tmp_path / "out" / outdir.RECORD).write_text(record)
     with pytest.raises(InputError, match="l2s segment did not write it"):
         outdir.check(tmp_path / "out")
+
+
+def test_a_record_of_another_program_is_not_written_over(tmp_path):
+    (tmp_path / outdir.RECORD).write_text('{"mine": 1}')
+    with pytest.raises(InputError, match="holds record.json but no record.json of l2s"):
+        outdir.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")]
+)
+def test_want_of_memory_has_the_exit_code_of_what_may_go_well_later(tmp_path, capsys, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(outdir, "check", fail)
+    assert cli.main(["segment", str(tmp_path), str(tmp_path / "out")]) == 75
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), err[:28]) == ("", 1, "error: main memory gave out;")
+    monkeypatch.setattr(outdir, "check", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["segment", str(tmp_path), str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EACCES])

@@ -7,6 +7,7 @@ import inspect
 import json
 import pickle
 import pydoc
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from l2s import api, cli, outdir, run
 from l2s.errors import InputError
 from l2s.io.images import read_grid, read_image, write_image, write_mask
 from l2s.io.inputs import read_input
+from l2s.measure.reference import Region
 from l2s.study import Body, Grid, Study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,7 +134,7 @@ def test_another_run_leaves_nothing_of_the_first(case, segmented, weights_folder
 def test_a_budget_that_was_not_kept_is_in_the_record(case, weights_folder, tmp_path):
     assert segment(case, tmp_path / "out", weights_folder, "--time-budget", "0.001", "--mirror", "x") == 0
     record = json.loads((tmp_path / "out" / "record.json").read_text())
-    assert any("--time-budget was 0.001 s" in line for line in record["warnings"])
+    assert any("time-budget was 0.001 s" in line for line in record["warnings"])
     assert record["left_out"]
 
 
@@ -418,6 +420,52 @@ def test_arrays_are_a_source(case, weights_folder):
 def test_sources_that_cannot_be(source, message):
     with pytest.raises(InputError, match=message):
         api.as_case(source)
+
+
+def test_a_study_in_double_precision_is_measured_in_single(case):
+    study = read_input(case).study
+    double = dataclasses.replace(study, pet_suv=study.pet_suv.astype(np.float64), ct_hu=study.ct_hu.astype(np.float64))
+    found = api.as_case(double).study
+    assert (found.pet_suv.dtype, found.ct_hu.dtype) == (np.float32, np.float32)
+    assert np.array_equal(found.pet_suv, study.pet_suv)
+
+
+@pytest.mark.parametrize("voxels", [[10**9], [-1], [], [0.5], [[0, 1]]])
+def test_a_region_that_does_not_lie_on_the_grid_is_refused(case, voxels):
+    grid = read_input(case).study.grid
+    with pytest.raises(InputError, match="liver: a Region's voxels are flat indices"):
+        api.as_region(Region(np.array(voxels), "mine"), grid, "liver")
+    assert api.as_region(Region(np.array([5, 3, 5]), "mine"), grid, "liver").voxels.tolist() == [3, 5]
+
+
+def test_numbers_of_numpy_are_numbers(case, weights_folder, tmp_path):
+    settings = {"connectivity": np.int64(6), "min_volume_ml": np.float32(0.5), "time_budget": np.float32(1e4)}
+    body = Body(np.float64(70), np.int64(170), "F")
+    l2s.segment(case, weights=weights_folder, device="cpu", body=body, **settings).save(tmp_path)
+    table, record = (json.loads((tmp_path / name).read_text()) for name in ("lesions.json", "record.json"))
+    assert table["patient"]["weight_kg"] == 70.0
+    assert record["plan"]["budget"]["seconds"] == 1e4
+
+
+def test_a_result_that_is_saved_later_took_no_longer(case, weights_folder, tmp_path, monkeypatch):
+    result = l2s.segment(case, weights=weights_folder, device="cpu", time_budget=3000.0)
+    hours = [0.0]
+    real = time.perf_counter
+    monkeypatch.setattr("l2s.run.time.perf_counter", lambda: real() + 3600 * hours[0])
+    for hours[0] in (1.0, 2.0):
+        result.save(tmp_path)
+        record = json.loads((tmp_path / "record.json").read_text())
+        assert record["seconds"]["total"] < 600
+        assert not any("budget" in line for line in record["warnings"])
+
+
+def test_python_is_told_of_no_flags(case, weights_folder, tmp_path):
+    result = l2s.segment(case, weights=weights_folder, device="cpu", time_budget=0.001)
+    result.save(tmp_path)
+    lines = json.loads((tmp_path / "record.json").read_text())["warnings"]
+    assert any("time-budget was 0.001 s" in line for line in lines)
+    assert not any("--" in line for line in lines)
+    assert len(lines) == len(set(lines))
 
 
 def test_save_guards_its_folder(case, weights_folder, tmp_path):

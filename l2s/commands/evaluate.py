@@ -38,6 +38,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
     outputs = [path for path in (arguments.json, arguments.csv) if path]
     for path in outputs:  # before the work, not after it
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file")
         path.resolve().parent.mkdir(parents=True, exist_ok=True)
     scores, surfaces = [], []
     for case, truth_path, prediction_path in tqdm(pairs_of(arguments), disable=None, leave=False):
