@@ -517,10 +517,11 @@ def run_case(
         writing, drawing: of run.segment: what a time budget has to leave.
     """
     from l2s import run
+    from l2s.io.images import plain_utf8
     from l2s.measure.lesions import measure
 
     study = case.study
-    record.content["case"] = {"name": case.name, "kind": case.kind} | {kind: p.name for kind, p in case.files.items()}
+    record.content["case"] = {"name": case.name, "kind": case.kind} | {kind: plain_utf8(p.name) for kind, p in case.files.items()}
     record.warn(case.warnings)
     record.content["geometry"] = asdict(study.stored or study.grid)
     record.content["body"] = asdict(study.body)

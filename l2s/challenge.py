@@ -54,7 +54,9 @@ def find_case(find, args: argparse.Namespace) -> tuple[sockets.Sockets, Path]:
     try:
         case = find(args.input, args.edition)
     except PermissionError as error:
-        raise InputError(f"{error.filename} cannot be read ({error.strerror}); make folders and files readable for all") from None
+        raise InputError(
+            f"{error.filename} cannot be read ({error.strerror}); make folders and files readable for all"
+        ) from error
     return case, sockets.check_output(args.output, case)
 
 
@@ -82,13 +84,14 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def read_case(args: argparse.Namespace, record: run.Record):
     """(sockets, study, the mask's path): everything about the input that can be wrong is found here, before any network runs."""
+    from l2s.io.images import plain_utf8
     from l2s.io.studies import read_study
 
     case, target = find_case(sockets.find, args)
     record.content["case"] = {
         "name": case.name,
-        "pet": case.pet.name,
-        "ct": case.ct.name,
+        "pet": plain_utf8(case.pet.name),
+        "ct": plain_utf8(case.ct.name),
         "edition": case.edition,
         "clicks": count_clicks(case, record),
         "mask": case.mask_name,
@@ -138,8 +141,7 @@ def write_result(args: argparse.Namespace, record: run.Record, case: sockets.Soc
 
     lesions = len(overlap(mask, mask).truth_voxels)
     volume_ml = float(mask.sum()) * study.grid.voxel_volume_ml
-    write_answer(args, record, case, target, mask, study.stored)
-    record.content["result"] = {"lesions": lesions, "volume_ml": round(volume_ml, 3)}
+    write_answer(args, record, case, target, mask, study.stored, {"lesions": lesions, "volume_ml": round(volume_ml, 3)})
     log.info("mask: %d lesions, %.1f ml, in %s", lesions, volume_ml, target)
     if args.preview:
         from l2s.report.mip import preview
@@ -150,11 +152,14 @@ def write_result(args: argparse.Namespace, record: run.Record, case: sockets.Soc
         log.info("preview: %s", path)
 
 
-def write_answer(args: argparse.Namespace, record: run.Record, case: sockets.Sockets, target: Path, mask, stored) -> None:
-    """The mask, and what the edition wants beside it."""
+def write_answer(
+    args: argparse.Namespace, record: run.Record, case: sockets.Sockets, target: Path, mask, stored, result: dict
+) -> None:
+    """The mask with its figures in the record, and what the edition wants beside it."""
     from l2s.io.images import write_mask
 
     write_mask(target, mask, stored)
+    record.content["result"] = result  # at once: settle goes by it, whatever fails from here on
     record.content["files"].append(case.mask_name)
     if case.edition == "autopet3":
         write_text(args.output / MODEL_FLAG_FILE, "false\n")
@@ -187,8 +192,8 @@ def write_empty(args: argparse.Namespace, record: run.Record) -> None:
     case, target = find_case(sockets.rescue, args)
     stored = read_grid(case.pet)
     empty, _ = to_lps(np.zeros(stored.shape_zyx, bool), stored)
-    write_answer(args, record, case, target, empty, stored)
-    record.content["result"] = {"lesions": 0, "volume_ml": 0.0, "empty_because_of_error": True}
+    figures = {"lesions": 0, "volume_ml": 0.0, "empty_because_of_error": True}
+    write_answer(args, record, case, target, empty, stored, figures)
     log.warning("--on-error empty: an EMPTY mask was written to %s", target)
 
 

@@ -101,8 +101,8 @@ def _clicks_file(folder: Path) -> Path | None:
 def _read_json(path: Path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is no readable JSON ({error}); write it again or leave it out") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{path} is no readable JSON ({error}); write it again or leave it out") from error
 
 
 def _read_inputs(folder: Path) -> dict[str, str]:
@@ -175,7 +175,7 @@ def check_output(output: Path, sockets: Sockets) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"{target.parent} cannot be written ({error.strerror}); give a writable folder with --output") from None
+        raise InputError(f"{target.parent} cannot be written ({error.strerror}); give a writable folder with --output") from error
     others = sorted(p.name for p in target.parent.iterdir() if p != target and not p.name.startswith("."))
     if others:
         raise InputError(

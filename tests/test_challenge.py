@@ -131,7 +131,7 @@ def test_a_budget_that_cannot_be_kept_is_said(case, run):
     code, err, record = run("--max-ram", "1M", "--time-budget", "0.01")
     assert code == 0
     assert record["left_out"] == ["localize fold 0 (x)", "segment fold 0 (x)"]
-    for text in ("--max-ram was", "--time-budget was", "the base answer alone took"):
+    for text in ("max-ram was", "time-budget was", "the base answer alone took"):
         assert any(text in line for line in record["warnings"]), text
         assert text in err
 
@@ -186,9 +186,19 @@ def test_a_clicks_file_makes_it_edition_four(case, run, tmp_path):
     assert sockets.read_clicks(case / "lesion-clicks.json") == (("tumor", (3, 4, 5)), ("background", (1, 2, 3)))
 
 
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", clicks([{"point": [1, 2], "name": "tumor"}]), clicks([{"point": [1, 2, 3], "name": "spleen"}]), clicks(["x"])],
+    [
+        "{",
+        "[]",
+        pytest.param(DEEP, id="deep"),
+        clicks([{"point": [1, 2], "name": "tumor"}]),
+        clicks([{"point": [1, 2, 3], "name": "spleen"}]),
+        clicks(["x"]),
+    ],
 )
 def test_broken_clicks_are_passed_over_with_a_warning(case, run, text):
     (case / "lesion-clicks.json").write_text(text)
@@ -221,7 +231,14 @@ def test_inputs_json_is_followed(case, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [("{", "JSON"), ("{}", "list"), ("[{}]", "relative_path"), (inputs_json(("ct", "images/ct")), "images/pet")]
+    ("text", "line"),
+    [
+        ("{", "JSON"),
+        pytest.param(DEEP, "JSON", id="deep"),
+        ("{}", "list"),
+        ("[{}]", "relative_path"),
+        (inputs_json(("ct", "images/ct")), "images/pet"),
+    ],
 )
 def test_a_broken_inputs_json_is_refused(case, run, text, line):
     (case / "inputs.json").write_text(text)
@@ -349,6 +366,34 @@ def full_mask(monkeypatch):
         return dataclasses.replace(result, mask=np.ones_like(result.mask))
 
     monkeypatch.setattr(pipeline, "segment", segment)
+
+
+def test_a_failing_flag_file_does_not_cost_the_mask(case, run, full_mask, monkeypatch, tmp_path):
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(challenge, "write_text", full)
+    code, err, record = run("--on-error", "empty", "--edition", "autopet3")
+    assert code == 0
+    assert "is kept" in err
+    assert sitk.GetArrayViewFromImage(sitk.ReadImage(str(tmp_path / "output" / OLD / "ct-stem.mha"))).all()
+    assert record["result"]["lesions"] == 1
+    assert record["files"] == [f"{OLD}/ct-stem.mha"]
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nii.gz"])
+def test_a_name_that_is_no_utf8(case, run, tmp_path, ending):
+    given = next((case / "images/ct").iterdir())
+    sitk.WriteImage(sitk.ReadImage(str(given)), str(case / f"ct{ending}"))
+    given.unlink()
+    (case / f"ct{ending}").rename(case / "images/ct" / os.fsdecode(b"M\xfcller" + ending.encode()))
+    code, err, record = run()
+    if ending == ".mha":
+        assert (code, "not UTF-8; rename" in record["error"]) == (2, True)
+        return
+    assert code == 0
+    assert (record["case"]["name"], record["case"]["ct"]) == (r"M\xfcller", r"M\xfcller.nii.gz")
+    assert (tmp_path / "output" / OLD / r"M\xfcller.mha").is_file()
 
 
 def test_a_failing_preview_does_not_cost_the_mask(case, run, full_mask, monkeypatch, tmp_path):

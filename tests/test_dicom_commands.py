@@ -166,6 +166,56 @@ def test_convert_keeps_what_was_there_when_it_fails(tmp_path, capsys, monkeypatc
     assert not (tmp_path / "fresh").exists()
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize(
+    ("layout", "left"),
+    [("autopet", ["SUV.nii.gz"]), ("grand-challenge", ["images/ct/b.mha", "images/pet/a.mha", "images/pet/b.mha"])],
+)
+def test_convert_leaves_no_other_case_s_files_beside_its_own(tmp_path, capsys, layout, left):
+    study(tmp_path / "a")
+    save(tmp_path / "b", pet_series(SeriesInstanceUID="1.9"))
+    out = tmp_path / "out"
+    flags = ("--layout", layout, "--name")
+    done(capsys, "convert", tmp_path / "a", out, *flags, "a", "--sul", "--suv-bsa")
+    if layout == "grand-challenge":  # another name's images are left alone
+        done(capsys, "convert", tmp_path / "a", out, *flags, "b")
+        done(capsys, "convert", tmp_path / "a", out, *flags, "a", "--suv-bsa")
+        assert "images/sul/a.mha" in names_in(out), "no longer in the record"
+        (out / "images/sul/a.mha").unlink()
+    (out / "notes.txt").write_text("mine")
+    (tmp_path / "outside.nii.gz").write_text("mine")
+    record = json.loads((out / "conversion.json").read_text())
+    record["files"] |= dict.fromkeys(("../outside.nii.gz", "notes.txt", str(tmp_path / "outside.nii.gz")), "a lie")
+    (out / "conversion.json").write_text(json.dumps(record))
+    done(capsys, "convert", tmp_path / "b", out, *flags, "a", "--pet-only")
+    assert names_in(out) == sorted([*left, "conversion.json", "notes.txt"])
+    assert (tmp_path / "outside.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("record", [None, "{", "[]", '{"tool": "other 1", "files": {"CT.nii.gz": ""}}', '{"tool": "l2s 1"}'])
+@pytest.mark.parametrize("name", ["CT.nii.gz", "CTres.nii.gz", "SUV.nii.gz", "images/ct/x.mha"])
+def test_convert_replaces_no_images_of_other_origin(tmp_path, capsys, name, record):
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).write_text("mine")
+    if record:
+        (tmp_path / "out" / "conversion.json").write_text(record)
+    before = names_in(tmp_path / "out")
+    line = failed(capsys, "convert", tmp_path / "absent", tmp_path / "out", "--pet-only")
+    assert "holds images but no conversion.json of l2s" in line
+    assert names_in(tmp_path / "out") == before
+
+
+def test_convert_keeps_to_the_layout_of_its_folder(tmp_path, capsys):
+    study(tmp_path / "in")
+    for layout, other in (("autopet", "grand-challenge"), ("grand-challenge", "autopet")):
+        done(capsys, "convert", tmp_path / "in", tmp_path / layout, "--layout", layout)
+        line = failed(capsys, "convert", tmp_path / "in", tmp_path / layout, "--layout", other)
+        assert f"in another layout than {other}" in line
+
+
 def test_convert_of_a_pet_alone(tmp_path, capsys):
     save(tmp_path / "in", pet_series())
     assert "there is no CT" in failed(capsys, "convert", tmp_path / "in", tmp_path / "out")

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import inspect
 import json
+import os
 import pickle
 import pydoc
 import time
@@ -466,6 +467,18 @@ def test_python_is_told_of_no_flags(case, weights_folder, tmp_path):
     assert any("time-budget was 0.001 s" in line for line in lines)
     assert not any("--" in line for line in lines)
     assert len(lines) == len(set(lines))
+
+
+def test_names_in_another_encoding_reach_table_and_page(case, weights_folder, tmp_path):
+    pet, ct = (tmp_path / os.fsdecode(f"{kind} M\xfcller.nii.gz".encode("latin-1")) for kind in ("PET", "CT"))
+    study = read_input(case).study
+    write_image(pet, study.pet_suv, study.grid)
+    write_image(ct, study.ct_hu, study.grid)
+    out = tmp_path / "out"
+    assert segment(pet, out, weights_folder, "--ct", str(ct), "--report") == 0
+    assert table_of(out)["provenance"]["case"] == "PET M\\xfcller"
+    assert cli.main(["measure", str(tmp_path / "other"), "--pet", str(pet), "--mask", str(out / "mask.nii.gz")]) == 0
+    assert cli.main(["report", "--pet", str(pet), "--mask", str(out / "mask.nii.gz"), "-o", str(tmp_path / "x.html")]) == 0
 
 
 def test_save_guards_its_folder(case, weights_folder, tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from l2s.commands.dicom_options import add_dicom_options, overrides_from
@@ -15,6 +17,8 @@ from l2s.errors import InputError
 LAYOUTS = ("autopet", "grand-challenge")
 RECORD = "conversion.json"
 SUL_KINDS = {"janmahasatian": "sul", "james": "sul-james"}
+# what run_convert writes: a record says nothing else that we would remove
+OURS = re.compile(r"(SUV|CTres|CT|SUL|SUVbsa)\.nii\.gz|images/(pet|ct|sul|suvbsa)/[^/]+\.mha")
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ def run_convert(arguments: argparse.Namespace) -> None:
     from l2s.io.dicom_files import check_apart
 
     check_apart(arguments.outdir, arguments.input)
+    check_free(arguments.outdir, arguments.layout)
     from importlib.metadata import version
 
     import numpy as np
@@ -114,8 +119,38 @@ def wanted(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
     return kinds
 
 
+def files_of(outdir: Path) -> list[str] | None:
+    """What the record of an earlier conversion says that it wrote; None where there is no such record."""
+    try:
+        record = json.loads((outdir / RECORD).read_text(encoding="utf-8"))
+        return [path for path in record["files"] if OURS.fullmatch(path)] if record["tool"].startswith("l2s ") else None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def check_free(outdir: Path, layout: str) -> None:
+    """Raises InputError where outdir holds images that we may not replace, and that `l2s segment` would take for this case's."""
+    from l2s.io.inputs import holds_images
+
+    former = files_of(outdir)
+    if former is None and outdir.is_dir() and holds_images(outdir):
+        raise InputError(f"{outdir} holds images but no {RECORD} of l2s: l2s convert did not write them; name another folder")
+    if former and any(path.startswith("images/") for path in former) != (layout == "grand-challenge"):
+        raise InputError(f"{outdir} holds a conversion in another layout than {layout}; name another folder")
+
+
+def stale(outdir: Path, written: Iterable[str]) -> list[str]:
+    """Files of an earlier conversion that would lie beside those written now as if they were one case's.
+
+    Images of other names in the grand-challenge layout stay: nothing pairs them with ours.
+    """
+    names = {Path(path).name for path in written}
+    former = [path for path in files_of(outdir) or () if path not in written]
+    return [path for path in former if not path.startswith("images/") or Path(path).name in names]
+
+
 def write_all(outdir: Path, images: dict, content: dict) -> None:
-    """Writes images and record, all or nothing.
+    """Writes images and record, all or nothing, in the place of an earlier conversion's.
 
     All is written and read back in a hidden folder beside its place first, so that a failure leaves what was there. The record comes
     last: where it lies, the images beside it are whole and its own.
@@ -134,7 +169,10 @@ def write_all(outdir: Path, images: dict, content: dict) -> None:
             for path, (array, grid) in images.items():
                 write_image(partial / path, array, grid)
             (partial / RECORD).write_text(json.dumps(content, indent=2) + "\n")
+            former = stale(outdir, images)
             (outdir / RECORD).unlink(missing_ok=True)
+            for path in former:
+                (outdir / path).unlink(missing_ok=True)
             for path in (*images, RECORD):
                 (outdir / path).parent.mkdir(parents=True, exist_ok=True)
                 (partial / path).replace(outdir / path)

@@ -18,7 +18,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "export", help="write a mask as DICOM SEG, SR and RTSTRUCT", description=run_export.__doc__, allow_abbrev=False
     )
     export.add_argument("mask", type=Path, help="a mask (.mha, .nii, .nii.gz) on the PET's grid; above 0 is lesion")
-    export.add_argument("out", type=Path, help="folder to write seg.dcm, sr.dcm and rtstruct.dcm into")
+    export.add_argument("out", type=Path, help="folder to write seg.dcm, sr.dcm and rtstruct.dcm into; former ones go")
     export.add_argument(
         "--dicom",
         type=Path,
@@ -47,7 +47,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run_export(arguments: argparse.Namespace) -> None:
     """Lesions of a mask as DICOM objects that refer to the PET series they were found in. Research use only."""
-    from l2s import __version__
+    from l2s import __version__, outdir
     from l2s.commands.evaluate import read_mask
     from l2s.io import dicom
     from l2s.io.dicom_out import Producer, prepare, write_results
@@ -73,8 +73,15 @@ def run_export(arguments: argparse.Namespace) -> None:
     min_voxels = lesions.voxels_of(settings.min_volume_ml, grid.voxel_volume_ml)
     findings = prepare(mask, grid, found, Producer(version, name), arguments.uid_seed, settings.connectivity, min_voxels)
     figures = figures_of(measures.lesions, measures.patient) if measures else volumes_of(findings)
-    for line in write_results(arguments.out, findings, figures, formats, arguments.one_region, arguments.labelmap):
-        print(line)
+    with outdir.staging(arguments.out) as stage:
+        lines = write_results(stage, findings, figures, formats, arguments.one_region, arguments.labelmap)
+        for name in outdir.DICOM_RESULTS:
+            if (stage / name).exists():
+                (stage / name).replace(arguments.out / name)
+            else:  # of an earlier export: it belongs to another mask
+                (arguments.out / name).unlink(missing_ok=True)
+    for line in lines:
+        print(f"{arguments.out}: {line}")
 
 
 def match(source, grid):

@@ -102,11 +102,14 @@ def write_table(folder: Path, saved, measures) -> list[str]:
 def write_folder(arguments: argparse.Namespace, saved, measures, warnings: list[str]) -> list[str]:
     """A folder as `l2s segment` makes it, of a mask that another tool made: PET, CT, mask, table and a record of where they came from."""
     from l2s import __version__, outdir, run
+    from l2s.io.images import plain_utf8
 
     measures = replace(measures, mask_name=outdir.MASKS[0])
     record = run.Record()
     files = {"pet": arguments.pet, "ct": arguments.ct, "mask": arguments.mask}
-    record.content["case"] = {"name": saved.study.name, "kind": MASK_KIND} | {k: p.name for k, p in files.items() if p}
+    record.content["case"] = {"name": saved.study.name, "kind": MASK_KIND} | {
+        k: plain_utf8(p.name) for k, p in files.items() if p
+    }
     record.content["geometry"] = asdict(saved.study.stored or saved.study.grid)
     patient = measures.patient
     record.content["body"] = {"weight_kg": patient.weight_kg, "height_cm": patient.height_cm, "sex": patient.sex}

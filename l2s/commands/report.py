@@ -110,9 +110,10 @@ def read_files(arguments: argparse.Namespace):
     from dataclasses import replace
 
     from l2s.commands.measure import read_mask_and_pet
+    from l2s.io.images import plain_utf8
 
     saved, warnings = read_mask_and_pet(arguments)
-    files = {flag: path.name for flag in ("pet", "ct", "mask") if (path := getattr(arguments, flag))}
+    files = {flag: plain_utf8(path.name) for flag in ("pet", "ct", "mask") if (path := getattr(arguments, flag))}
     record = {"case": {"name": saved.study.name, "kind": "mask"} | files}  # as l2s measure --pet --mask writes it
     if not arguments.ct:
         warnings = [*warnings, "no --ct: no HU"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from l2s.errors import InputError
-from l2s.io.images import ENDINGS, read_image, stem
+from l2s.io.images import ENDINGS, plain_utf8, read_image, stem
 from l2s.study import Grid
 
 # the first name that is there wins: beside autoPET's SUV, a PET would be in Bq/ml; beside its CTres, a CT on a finer grid
@@ -17,7 +17,7 @@ NAMES = {"pet": ("suv", "pet"), "ct": ("ctres", "ct"), "truth": ("truth", "gtv",
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """One case on disk: its folder's name, PET, CT, and the true mask where there is one."""
+    """One case on disk: its folder's name as UTF-8, PET, CT, and the true mask where there is one."""
 
     name: str
     pet: Path
@@ -44,7 +44,7 @@ def find_cases(root: Path) -> list[CaseFiles]:
             raise InputError(
                 f"{folder} has no {' and no '.join(lacking)} (images/pet/*.mha or PET.nii.gz, CT alike); add or move it"
             )
-        cases.append(CaseFiles(folder.name, **files))
+        cases.append(CaseFiles(plain_utf8(folder.name), **files))
     if not cases:
         raise InputError(
             f"{root}: no case in it; expected CASE/images/{{pet,ct}}/*.mha or CASE/{{PET,CT}}.nii.gz in each subfolder"

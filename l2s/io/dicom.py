@@ -24,7 +24,7 @@ from l2s.io import dicom_files
 from l2s.io.dicom_choice import Choice, choose, lps_grid
 from l2s.io.dicom_series import Series, Stack, Table, read_slice_header, read_table, read_voxels
 from l2s.io.headers import IMAGE_TYPES, text
-from l2s.io.studies import MAX_SUV, check_ct, check_finite, check_limits, check_pet, ct_on_grid
+from l2s.io.studies import MAX_SUV, check_ct, check_finite, check_limits, check_pet, ct_on_grid, lift_to_air
 from l2s.io.suv import AS_IN_THE_HEADER, Overrides, SuvFacts, suv_facts
 from l2s.study import Body, Grid, Study, to_lps
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 log = logging.getLogger(__name__)
-
-AIR_HU = -1024.0
 
 
 @dataclass(frozen=True)
@@ -171,6 +169,7 @@ def read_dicom(
         check_limits("the CT", ct_grid)
         check_finite(ct_hu, "the CT")
     lines = [*found.warnings, *lines, *check_ct(ct_hu, "the CT")]
+    lift_to_air(ct_hu)
     resampled, more = ct_on_grid(ct_hu, ct_grid, pet.grid, "the PET", "the CT")
     return DicomCase(
         study=Study(pet.pet_suv, resampled, pet.grid, pet.stored, name or pseudonym(pet.series.uid), body_of(pet.suv)),
@@ -308,8 +307,6 @@ def _pet(table: Table, choice: Choice, overrides: Overrides) -> DicomPet:
 def _ct(built: Stack) -> tuple[np.ndarray, Grid]:
     """The CT in HU, LPS."""
     values = read_voxels(built)
-    # scanners mark what lies outside the round field of view by -2000 or -3024, which would bleed into the skin when resampled
-    np.maximum(values, AIR_HU, out=values)
     view, _ = to_lps(values, built.grid)
     return np.ascontiguousarray(view), lps_grid(built)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import lzma
 import os
 import shutil
 import stat
@@ -78,7 +79,7 @@ def is_dicom(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(132)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, error) from error
     if head[128:132] == b"DICM":
         return True
     # group 0002 or 0008, then an even small length or a type in capitals
@@ -164,14 +165,13 @@ def unpack(path: Path) -> Path:
             left = MAX_UNPACKED_BYTES
             for number, member in enumerate(members):
                 left -= _unpack_member(archive, member, folder / f"{number:06d}", left, path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError) as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(f"{path} is damaged or packed by an unknown method ({error}); pack or copy it again") from None
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(
-            f"{path} cannot be unpacked to {folder.parent} ({error.strerror}); set TMPDIR to a roomier disk"
-        ) from None
+        if isinstance(error, OSError) and error.errno is not None:  # bz2 has none: it means damage
+            raise InputError(
+                f"{path} cannot be unpacked to {folder.parent} ({error.strerror}); set TMPDIR to a roomier disk"
+            ) from error
+        raise InputError(f"{path} is damaged or packed by an unknown method ({error}); pack or copy it again") from error
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -227,7 +227,7 @@ def save(path: Path, dataset: Dataset) -> None:
 def write_results(
     out: Path, findings: Findings, figures, formats: Sequence[str], one_region: bool = False, labelmap: bool = False
 ) -> list[str]:
-    """Writes seg.dcm, sr.dcm and rtstruct.dcm of the formats asked for, and returns a line on each.
+    """Writes seg.dcm, sr.dcm and rtstruct.dcm of the formats asked for into a folder without former ones, and returns a line on each.
 
     Where there is no lesion an SR is written whatever was asked for: SEG and RTSTRUCT cannot say so.
     """
@@ -249,7 +249,7 @@ def write_results(
         if name in formats and findings.count == 0 and name != "sr":
             lines.append(f"no {name}.dcm: no lesion, which only the SR can say")
         elif name in formats:
-            lines.append(f"{path}: {findings.count} lesions, {figures.tmtv_ml:.2f} ml, {path.stat().st_size} bytes")
+            lines.append(f"{path.name}: {findings.count} lesions, {figures.tmtv_ml:.2f} ml, {path.stat().st_size} bytes")
     return lines
 
 

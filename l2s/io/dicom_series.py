@@ -168,8 +168,8 @@ def read_header(path: Path, keywords: Sequence[str] | None = None, defer_bytes: 
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise UnreadableFile(
                 f"{path} cannot be read ({error.strerror}); mend its rights or the disk, or leave it out"
-            ) from None
-        raise InputError(f"unreadable header: {short(error)}") from None
+            ) from error
+        raise InputError(f"unreadable header: {short(error)}") from error
     if not hasattr(header, "file_meta"):
         raise InputError("unreadable header: no DICOM")
     return header
@@ -470,7 +470,7 @@ def _slice(path: Path) -> np.ndarray:
     except InputError:
         raise
     except (*malformed(), *BROKEN) as error:
-        raise InputError(f"{path}: its voxels cannot be read ({short(error)}); copy or export it again") from None
+        raise InputError(f"{path}: its voxels cannot be read ({short(error)}); copy or export it again") from error
 
 
 def _regular(slices: np.ndarray, built: Stack) -> np.ndarray:

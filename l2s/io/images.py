@@ -8,6 +8,7 @@ every image is LPS; the file's own grid travels along and is what results are wr
 from __future__ import annotations
 
 import math
+import os
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -25,16 +26,21 @@ MAX_VOXELS = 2**30  # 4 GiB as float32; a total-body scan at 2 mm has a sixth of
 ROUNDING = 1e-6  # cosines closer than this to orthonormal are printing, not a fault of the file
 MAX_HEADER_BYTES = 2**16
 DTYPES = {"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4"}
-DTYPES |= {"MET_LONG": "i8", "MET_ULONG": "u8", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8"}
+DTYPES |= {"MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8"}
 DTYPES |= {"MET_FLOAT": "f4", "MET_DOUBLE": "f8"}
 BLOCK_BYTES = 2**20
 PACKING = 1  # of ISA-L's 0 to 3: masks as small as by zlib's quickest
 GEOMETRY_MM = 1e-3  # what float32 affines of NIfTI lose over a metre
 
 
+def plain_utf8(name: str) -> str:
+    """The name of a file or folder for tables and pages: bytes that are no UTF-8 are spelt out, so that two names stay two."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def stem(path: Path) -> str:
-    """The file's name without .mha, .nii or .nii.gz."""
-    name = Path(path).name
+    """The file's name without .mha, .nii or .nii.gz, as UTF-8."""
+    name = plain_utf8(Path(path).name)
     for ending in ENDINGS:
         if name.lower().endswith(ending):
             return name[: -len(ending)]
@@ -55,7 +61,7 @@ def read_image(path: Path) -> tuple[np.ndarray, Grid, Grid, list[str]]:
     """
     path = Path(path)
     stored = read_grid(path)
-    array = _read_voxels(path)
+    array = _read_voxels(path, stored.shape_zyx)
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if bad:
         first = tuple(int(v) for v in np.argwhere(~np.isfinite(array))[0])
@@ -93,9 +99,9 @@ def _is_packed(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
 
 
-def _read_voxels(path: Path, dtype: type = np.float32) -> np.ndarray:
-    """(z, y, x) of dtype in the file's own order."""
-    return _read_nifti(path, dtype) if _is_nifti(path) else _read_mha(path, dtype)
+def _read_voxels(path: Path, shape_zyx: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """(z, y, x) of dtype in the file's own order; shape_zyx is that of its grid."""
+    return _read_nifti(path, dtype) if _is_nifti(path) else _read_mha(path, shape_zyx, dtype)
 
 
 def _check_volume(name: str, size_xyz, spacing_xyz, components: int) -> None:
@@ -103,17 +109,26 @@ def _check_volume(name: str, size_xyz, spacing_xyz, components: int) -> None:
     if len(size_xyz) != 3 or components != 1:
         what = f"{len(size_xyz)}D" + (f" with {components} values a voxel" if components != 1 else "")
         raise InputError(f"{name} is {what}; one 3D volume of single values is read: export it as such")
+    shown = " x ".join(map(str, size_xyz))
+    if min(size_xyz) < 1:
+        raise InputError(f"{name} has {shown} voxels (limit: at least 1 an axis); mend its header")
     if math.prod(size_xyz) > MAX_VOXELS:
-        shown = " x ".join(map(str, size_xyz))
         raise InputError(f"{name} has {shown} voxels (limit {MAX_VOXELS} in all); resample it to a coarser grid")
     if not all(0 < s < math.inf for s in spacing_xyz):
         shown = " x ".join(f"{s:g}" for s in spacing_xyz)
         raise InputError(f"{name} has a spacing of {shown} mm, which spans no volume (limit: above 0); mend its header")
 
 
+def _check_itk_opens(path: Path) -> None:
+    """Raises InputError for a path that is no UTF-8, at which SimpleITK aborts the process."""
+    if plain_utf8(str(path)) != str(path):
+        raise InputError(f"{plain_utf8(str(path))}: its name is not UTF-8; rename the file or folder")
+
+
 def _mha_grid(path: Path) -> Grid:
     import SimpleITK as sitk
 
+    _check_itk_opens(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("MetaImageIO")
@@ -126,15 +141,14 @@ def _mha_grid(path: Path) -> Grid:
     return Grid.from_itk(size, spacing, reader.GetOrigin(), reader.GetDirection())
 
 
-def _read_mha(path: Path, wanted: type = np.float32) -> np.ndarray:
+def _read_mha(path: Path, shape: tuple[int, ...], wanted: type = np.float32) -> np.ndarray:
     """The voxels straight from the file: ITK would return a damaged compressed block as if it were good, and is slower."""
     fields, offset = _mha_fields(path)
-    shape = tuple(int(n) for n in reversed(fields["DimSize"].split()))
-    is_big = "true" in (fields.get(key, "").lower() for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"))
+    is_big = _is_true(fields, "BinaryDataByteOrderMSB", _is_true(fields, "ElementByteOrderMSB", False))
     dtype = np.dtype(DTYPES[fields["ElementType"]]).newbyteorder(">" if is_big else "<")
     with path.open("rb") as file:
         file.seek(offset)
-        if fields.get("CompressedData", "False").lower() == "true":
+        if _is_true(fields, "CompressedData", False):
             voxels = _inflate(file, dtype, math.prod(shape), path, wanted)
         else:
             found, expected = path.stat().st_size - offset, dtype.itemsize * math.prod(shape)
@@ -162,9 +176,14 @@ def _mha_fields(path: Path) -> tuple[dict[str, str], int]:
         raise InputError(f"{path}: its voxels are not in the file itself; save it as one .mha file")
     if fields.get("ElementType") not in DTYPES:
         raise InputError(f"{path}: ElementType {fields.get('ElementType')} is not read; one of {', '.join(DTYPES)}")
-    if fields.get("BinaryData", "True").lower() != "true" or fields.get("HeaderSize", "0") != "0":
+    if not _is_true(fields, "BinaryData", True) or fields.get("HeaderSize", "0") != "0":
         raise InputError(f"{path}: its voxels are text or begin at a place of their own; save it as a binary .mha file")
     return fields, offset
+
+
+def _is_true(fields: dict[str, str], key: str, absent: bool) -> bool:
+    """A boolean as MetaIO takes it: by its first letter."""
+    return fields[key].startswith(("T", "t", "1")) if key in fields else absent
 
 
 def _inflate(file, dtype: np.dtype, count: int, path: Path, wanted: type) -> np.ndarray:
@@ -197,8 +216,8 @@ def _open_nifti(path: Path):
 
     try:
         return nibabel.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read as NIfTI ({_reason(error)}); copy it again") from None
+    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError, TypeError) as error:
+        raise InputError(f"{path} cannot be read as NIfTI ({_reason(error)}); copy it again") from error
 
 
 def _nifti_grid(image, name: str) -> Grid:
@@ -227,8 +246,8 @@ def _read_nifti(path: Path, dtype: type) -> np.ndarray:
                 array = np.asanyarray(ArrayProxy(file, same, mmap=False), dtype=dtype)
         else:
             array = np.asanyarray(stored, dtype=dtype)
-    except (OSError, EOFError, isal_zlib.error, ValueError) as error:
-        raise InputError(f"{path} is truncated or damaged ({_reason(error)}); copy it again") from None
+    except (OSError, EOFError, isal_zlib.error, ValueError, OverflowError) as error:
+        raise InputError(f"{path} is truncated or damaged ({_reason(error)}); copy it again") from error
     return array.transpose(2, 1, 0)
 
 
@@ -250,8 +269,9 @@ def write_image(path: Path, array: np.ndarray, stored: Grid) -> None:
         with whole_file(path) as partial:
             (_write_nifti if _is_nifti(path) else _write_mha)(partial, own, stored)
             # in its own type: a total-body mask as float32 takes four times the mask
-            again = _read_voxels(partial, own.dtype.type)
-            if not np.array_equal(again, own) or not read_grid(partial).matches(stored, GEOMETRY_MM):
+            grid = read_grid(partial)
+            again = _read_voxels(partial, grid.shape_zyx, own.dtype.type)
+            if not np.array_equal(again, own) or not grid.matches(stored, GEOMETRY_MM):
                 raise InputError(f"{path}: what was read back differs from what was written; check the disk")
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} cannot be written ({_reason(error)}); check the folder's rights and its space") from error
@@ -265,6 +285,7 @@ def write_mask(path: Path, mask: np.ndarray, stored: Grid) -> None:
 def _write_mha(path: Path, own: np.ndarray, stored: Grid) -> None:
     import SimpleITK as sitk
 
+    _check_itk_opens(path)
     sitk.WriteImage(sitk_image(own, stored), str(path), useCompression=True)
 
 

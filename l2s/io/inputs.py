@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2s.errors import InputError
-from l2s.io.images import ENDINGS, stem
+from l2s.io.images import ENDINGS, plain_utf8, stem
 from l2s.io.studies import read_study
 from l2s.study import Study
 
@@ -125,9 +125,9 @@ def read_dicom_input(
 
 
 def name_of(pet: Path) -> str:
-    """The file's name without its ending; where that says no more than PET or SUV, its folder's name."""
+    """The file's name without its ending; where that says no more than PET or SUV, its folder's name; as UTF-8."""
     own = stem(pet)
-    return pet.resolve().parent.name or own if own.lower() in NAMES["pet"] else own
+    return plain_utf8(pet.resolve().parent.name) or own if own.lower() in NAMES["pet"] else own
 
 
 def find_files(folder: Path) -> tuple[str, str, dict[str, Path]]:
@@ -148,7 +148,7 @@ def find_files(folder: Path) -> tuple[str, str, dict[str, Path]]:
     missing = [kind.upper() for kind, one in found.items() if one is None]
     if missing:
         raise InputError(f"{folder} holds no {' and no '.join(missing)}; expected {EXPECTED}; it holds {_listing(folder)}")
-    return folder.resolve().name, "autopet", found
+    return plain_utf8(folder.resolve().name), "autopet", found
 
 
 def _only(folder: Path) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 
 from l2s.errors import InputError
 from l2s.io.dicom_series import read_header
-from l2s.io.headers import as_number, raw, text
+from l2s.io.headers import as_number, items, raw, text
 from l2s.study import Grid
 
 RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -107,7 +107,7 @@ def _read(path: Path):
         dataset = read_header(path)
         kind = text(dataset, "SOPClassUID")
     except InputError as error:
-        raise InputError(f"{path} cannot be read as RTSTRUCT ({error})") from None
+        raise InputError(f"{path} cannot be read as RTSTRUCT ({error})") from error
     if kind != RTSTRUCT_CLASS:
         raise InputError(f"{path} is no RTSTRUCT (SOP class {kind}); name an RT Structure Set")
     return dataset
@@ -126,16 +126,20 @@ def _regions(dataset, path: Path) -> list[tuple[str, int]]:
 def _contours(dataset, number: int, path: Path, roi_name: str) -> list[np.ndarray]:
     """(n, 3) points in mm, LPS, of each contour of a region. Single points enclose nothing and are passed over."""
     out = []
-    for region in raw(dataset, "ROIContourSequence") or ():
-        if as_number(raw(region, "ReferencedROINumber"), "ReferencedROINumber") != number:
+    for region in items(dataset, "ROIContourSequence"):
+        refers_to = as_number(raw(region, "ReferencedROINumber"), "ReferencedROINumber")
+        if refers_to is None:  # it may be the region's own
+            raise InputError(f"{path}: contours without ReferencedROINumber belong to no region; export the RTSTRUCT again")
+        if refers_to != number:
             continue
-        for contour in raw(region, "ContourSequence") or ():
+        for contour in items(region, "ContourSequence"):
             kind = text(contour, "ContourGeometricType")
             if kind == "POINT":
                 continue
             if kind not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
                 raise InputError(f"{path}: a contour of {roi_name!r} is {kind}; closed ones (CLOSED_PLANAR) are read")
-            values = np.array([as_number(v, "ContourData") for v in raw(contour, "ContourData") or ()])
+            found = raw(contour, "ContourData") or ()
+            values = np.array([as_number(v, "ContourData") for v in (found if hasattr(found, "__iter__") else (found,))])
             if len(values) % 3 or len(values) < 9:
                 raise InputError(
                     f"{path}: a contour of {roi_name!r} has {len(values)} numbers; three or more points of three are needed"

@@ -19,13 +19,14 @@ MIN_VOXELS_AN_AXIS = 8
 MAX_SUV = 1000.0  # above it the values are Bq/ml
 MIN_SUV = -100.0  # below it the values are HU
 MAX_HU = 40000.0  # metal saturates at 3071 or 30710; beyond it the values are no HU
+AIR_HU = -1024.0
 HU_AIR = -200.0  # every CT with lung, bowel gas or room air goes below
 
 
 def read_study(pet_path: Path, ct_path: Path, name: str) -> tuple[Study, list[str]]:
     """PET and CT files -> a Study on the PET's grid, and warnings.
 
-    The CT is taken as it is where it lies on the PET grid, else resampled to it (linear, -1024 HU outside).
+    The CT is raised to -1024 HU at least, and resampled to the PET grid where it lies on another (linear, -1024 HU outside).
 
     Raises:
         InputError: a file cannot be used (see read_image), the PET is no SUV image, or the two do not overlap in space.
@@ -39,6 +40,7 @@ def read_study(pet_path: Path, ct_path: Path, name: str) -> tuple[Study, list[st
     ct, ct_grid, _, ct_warnings = reads[1].result()
     warnings = warnings + ct_warnings
     warnings += check_ct(ct, Path(ct_path).name)
+    lift_to_air(ct)
     ct, lines = ct_on_grid(ct, ct_grid, grid, Path(pet_path).name, Path(ct_path).name)
     warnings += lines
     return Study(pet, ct, grid, stored, name), warnings
@@ -104,6 +106,14 @@ def check_ct(ct_hu: np.ndarray, name: str) -> list[str]:
     return []
 
 
+def lift_to_air(ct_hu: np.ndarray) -> None:
+    """Sets to AIR_HU, in place, what lies below it.
+
+    Scanners mark what lies outside the round field of view by -2000 or -3024, which would bleed into the skin when resampled.
+    """
+    np.maximum(ct_hu, AIR_HU, out=ct_hu)
+
+
 def ct_on_grid(ct_hu: np.ndarray, ct_grid: Grid, grid: Grid, pet_name: str, ct_name: str) -> tuple[np.ndarray, list[str]]:
     """(the CT on the PET's grid, warnings): as it is where it lies on it, else resampled (linear, -1024 HU outside).
 
@@ -147,4 +157,4 @@ def resample_ct(ct_hu: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     reference.SetSpacing(target.spacing_mm_xyz)
     reference.SetOrigin(target.origin_mm_xyz)
     reference.SetDirection(target.direction9)
-    return sitk.GetArrayFromImage(sitk.Resample(image, reference, sitk.Transform(), sitk.sitkLinear, -1024.0, sitk.sitkFloat32))
+    return sitk.GetArrayFromImage(sitk.Resample(image, reference, sitk.Transform(), sitk.sitkLinear, AIR_HU, sitk.sitkFloat32))

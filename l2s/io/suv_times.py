@@ -20,6 +20,7 @@ MIDNIGHT_S = 6 * 3600.0  # an injection of the evening before: nobody waits long
 MANY_HALF_LIVES = 10.0  # a thousandth of the dose is left: the dates are wrong
 DATED_S = 4 * 3600.0  # half-lives above it: people wait for days, so a time of day does not tell the moment
 LATE_REFERENCE = timedelta(minutes=10)  # of a private reference after the first acquisition: clocks differ by less
+LONG_SCAN = timedelta(hours=12)  # no scan lasts as long
 TRUNCATED = timedelta(seconds=1)  # of two times one may have lost its fraction
 FRAME_S = (2.0, 10.0)  # a mean time of a frame agrees, differs
 NO_DATE = date(1900, 1, 1)  # stands for the day of a scan whose headers have lost all dates
@@ -50,8 +51,27 @@ def _day(header: Dataset, *keywords: str) -> date | None:
 
 def first_acquisition(headers: Sequence[Dataset]) -> datetime | None:
     """When the first slice's acquisition began; None where no slice says so."""
+    return min((m for m in _acquisitions(headers) if m is not None), default=None)
+
+
+def _acquisitions(headers: Sequence[Dataset]) -> list[datetime | None]:
+    """When each slice's acquisition began.
+
+    Where a scan went on past midnight and all slices have the date of its evening, those after midnight are dated a day on. SeriesTime
+    tells them apart: no slice is acquired before its series began, and no scan lasts half a day.
+    """
     moments = [_acquisition(header) for header in headers]
-    return min((m for m in moments if m is not None), default=None)
+    known = [m for m in moments if m is not None]
+    clock = lenient(text, headers[0], "SeriesTime")
+    begin = lenient(parse_time, clock, "SeriesTime") if clock else None
+    if begin is None or len({m.date() for m in known}) != 1 or max(known) - min(known) <= LONG_SCAN:
+        return moments
+    start = datetime.combine(known[0].date(), begin) - TRUNCATED
+    evening, night = [m for m in known if m >= start], [m for m in known if m < start]
+    day = timedelta(days=1)
+    if not evening or not night or max(night) + day - min(evening) > LONG_SCAN:
+        return moments
+    return [m + day if m is not None and m < start else m for m in moments]
 
 
 def _acquisition(header: Dataset) -> datetime | None:
@@ -129,8 +149,8 @@ def _from_frame(headers: Sequence[Dataset], half_life: float, warnings: list[str
     """
     frames = [
         (acquired, number(h, "FrameReferenceTime"), number(h, "ActualFrameDuration"), lenient(number, h, "DecayFactor") or 0.0)
-        for h in headers
-        if (acquired := _acquisition(h)) is not None
+        for h, acquired in zip(headers, _acquisitions(headers))
+        if acquired is not None
     ]
     if any(value is None for frame in frames for value in frame):
         raise InputError(

@@ -268,6 +268,25 @@ def test_zips_that_reach_out_or_blow_up_are_refused(tmp_path, monkeypatch):
     assert list((tmp_path / "t").iterdir()) == []  # nothing is left behind
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "LZMA"])
+def test_a_damaged_zip_is_told_from_a_full_disk(tmp_path, monkeypatch, method):
+    path = tmp_path / "case.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a", random.Random(0).randbytes(2000))
+    data = bytearray(path.read_bytes())
+    data[60:160] = bytes(100)
+    path.write_bytes(data)
+    assert "is damaged" in refused(path)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(dicom_files, "_unpack_member", full)
+    with pytest.raises(InputError, match="set TMPDIR to a roomier disk") as caught:
+        find_dicom(path)
+    assert caught.value.__cause__.errno == 28
+
+
 def test_inputs_without_dicom(tmp_path):
     assert "no such file" in refused(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("x")
@@ -548,6 +567,10 @@ def test_a_missing_ct_is_told_and_may_come_from_a_file(tmp_path):
     case = read_dicom(tmp_path / "p", ct=tmp_path / "ct.mha")
     assert case.ct is None
     assert case.study.ct_hu.max() == -900
+    image[:, :3] = -3024
+    sitk.WriteImage(image, str(tmp_path / "ct.mha"))
+    case = read_dicom(tmp_path / "p", ct=tmp_path / "ct.mha")
+    assert (case.ct_hu.min(), case.study.ct_hu.min()) == (-1024, -1024)
 
 
 def test_slices_missing_at_an_end_are_known_by_their_number(tmp_path):

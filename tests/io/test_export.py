@@ -9,6 +9,8 @@ from dicom_samples import ct_series, pet_series, save
 from test_dicom_results import groups_of
 
 from l2s.cli import main
+from l2s.errors import InputError
+from l2s.io import sr_out
 from l2s.io.images import write_image, write_mask
 from l2s.study import Grid
 
@@ -115,6 +117,35 @@ def test_an_empty_mask_is_reported_by_the_sr(case, capsys):
     assert [p.name for p in (case / "out").iterdir()] == ["sr.dcm"]
     assert "no seg.dcm: no lesion" in capsys.readouterr().out
     assert totals(case)["246206008", None] == (0, "1")
+
+
+@pytest.mark.parametrize(
+    ("formats", "empty", "left"), [("sr", True, {"sr"}), ("seg", True, {"sr"}), ("seg", False, {"seg"}), ("sr", False, {"sr"})]
+)
+def test_former_results_belong_to_another_mask(case, formats, empty, left):
+    assert export(case) == 0
+    (case / "out/notes.txt").write_text("mine")
+    if empty:
+        write_mask(case / "mask.nii.gz", np.zeros(GRID.shape_zyx, bool), GRID)
+    assert export(case, "--format", formats) == 0
+    assert {p.name for p in (case / "out").iterdir()} == {f"{name}.dcm" for name in left} | {"notes.txt"}
+
+
+def test_a_failing_sr_leaves_what_was_there(case, capsys, monkeypatch):
+    assert export(case) == 0
+    before = {p.name: p.read_bytes() for p in (case / "out").iterdir()}
+    capsys.readouterr()
+
+    def full(path, *others):
+        raise InputError(f"{path.name} cannot be written (No space left on device)")
+
+    monkeypatch.setattr(sr_out, "write_sr", full)
+    assert export(case) == 2
+    assert capsys.readouterr().out == ""
+    assert {p.name: p.read_bytes() for p in (case / "out").iterdir()} == before
+    shutil.rmtree(case / "out")
+    assert export(case) == 2
+    assert not (case / "out").exists()
 
 
 def test_a_mask_of_another_series_needs_its_name(case, capsys):

@@ -1,7 +1,10 @@
 """Images in and out: every orientation, exact geometry, and each way in which a file can be wrong."""
 
+import errno
 import gzip
 import itertools
+import os
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -256,6 +259,8 @@ def test_unknown_endings_and_absent_files(tmp_path):
 
 def test_stems():
     assert [images.stem(Path(n)) for n in ("a.b.mha", "x.nii.gz", "y.nii", "Z.NII.GZ")] == ["a.b", "x", "y", "Z"]
+    latin, other = (images.stem(Path(os.fsdecode(name))) for name in (b"M\xfcller.mha", b"M\xf6ller.mha"))
+    assert latin == r"M\xfcller" != other, "two names that are no UTF-8 stay two"
 
 
 def test_nothing_half_written_stays(tmp_path, monkeypatch):
@@ -302,16 +307,30 @@ def test_a_ct_on_the_pet_grid_is_taken_as_it_is(tmp_path):
 
 
 def test_a_ct_elsewhere_is_resampled_linearly_with_air_outside(tmp_path):
-    # HU = -1000 + 2*x_mm + y_mm - z_mm/2 on a finer grid that ends 10 mm short in x
+    # HU = -700 + 2*x_mm + y_mm - z_mm/2 on a finer grid that ends 10 mm short in x
     size, spacing, origin = (10, 30, 60), (1.0, 1.5, 1.0), (-31.5, 17.25, 400.125)
     grid = Grid.from_itk(size, spacing, origin, np.eye(3).ravel())
     mm = grid.index_to_mm_xyz(np.stack(np.indices(grid.shape_zyx), axis=-1))
-    values = (-1000 + mm @ [2.0, 1.0, -0.5]).astype(np.float32)
+    values = (-700 + mm @ [2.0, 1.0, -0.5]).astype(np.float32)
     study, _ = studies.read_study(*pet_and_ct(tmp_path, spacing, origin, values), "case")
     target = study.grid.index_to_mm_xyz(np.stack(np.indices(study.grid.shape_zyx), axis=-1))
     inside = target[..., 0] <= origin[0] + 9.0
-    np.testing.assert_allclose(study.ct_hu[inside], (-1000 + target @ [2.0, 1.0, -0.5])[inside], atol=1e-2)
+    np.testing.assert_allclose(study.ct_hu[inside], (-700 + target @ [2.0, 1.0, -0.5])[inside], atol=1e-2)
     assert (study.ct_hu[target[..., 0] > origin[0] + 9.6] == -1024).all()
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 3.0, 4.5), (1.0, 1.5, 2.25)], ids=["on the PET's grid", "elsewhere"])
+@pytest.mark.parametrize("ending", [".mha", ".nii", ".nii.gz"])
+def test_marks_outside_the_field_of_view_are_air(tmp_path, spacing, ending):
+    hu = np.full((26, 22, 18) if spacing[0] == 1 else SHAPE_XYZ[::-1], 40, np.float32)
+    hu[:, :, ::2] = -3024
+    pet, _ = pet_and_ct(tmp_path)
+    found = []
+    for name, array in (("marked", hu), ("air", np.maximum(hu, -1024))):
+        write(tmp_path / f"{name}{ending}", array=array, spacing=spacing)
+        found.append(studies.read_study(pet, tmp_path / f"{name}{ending}", "case")[0].ct_hu)
+    assert found[0].min() == -1024
+    assert np.array_equal(*found)
 
 
 def test_no_overlap_is_refused_and_little_is_warned(tmp_path):
@@ -373,6 +392,108 @@ def test_the_mask_s_geometry_is_the_pet_s_to_the_last_bit(tmp_path, spacing):
         mask = sitk.ReadImage(str(tmp_path / name))
         for part in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
             assert getattr(mask, part)() == getattr(pet, part)()
+
+
+def mha(path: Path, data: bytes, **fields) -> Path:
+    """A MetaImage by hand, 4 x 3 x 2 voxels; a field of None is left out."""
+    given = {"ObjectType": "Image", "NDims": "3", "BinaryData": "True", "CompressedData": "False", "DimSize": "4 3 2"}
+    given |= {"CompressedDataSize": len(data), "ElementSpacing": "1 1 1", "ElementType": "MET_USHORT"} | fields
+    header = "".join(f"{key} = {value}\n" for key, value in given.items() if value is not None)
+    path.write_bytes(header.encode() + b"ElementDataFile = LOCAL\n" + data)
+    return path
+
+
+VOXELS = np.arange(1, 25, dtype="<u2")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *(
+            {key: word}
+            for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
+            for word in ("T", "t", "1", "tRUE", "yes", "0")
+        ),
+        {"BinaryDataByteOrderMSB": "True", "ElementByteOrderMSB": "False"},
+        {"BinaryDataByteOrderMSB": "False", "ElementByteOrderMSB": "True"},
+        *({"BinaryData": word} for word in ("T", "1", None)),
+        *({"CompressedData": word} for word in ("T", "t", "1", "true", "no")),
+        *({"DimSize": size} for size in ("4.0 3 2", "4.7 3 2", "4 3 2 1")),
+    ],
+    ids=str,
+)
+def test_a_header_means_what_it_means_to_itk(tmp_path, fields):
+    packed = fields.get("CompressedData", "no") != "no"
+    path = mha(tmp_path / "in.mha", zlib.compress(VOXELS.tobytes()) if packed else VOXELS.tobytes(), **fields)
+    array, _, stored, _ = images.read_image(path)
+    expected = sitk.ReadImage(str(path), sitk.sitkFloat32)
+    assert np.array_equal(array, sitk.GetArrayFromImage(expected))
+    assert (array.size, stored.size_xyz) == (24, expected.GetSize())
+
+
+@pytest.mark.parametrize("kind", ["MET_LONG", "MET_ULONG"])
+def test_a_long_of_metaio_has_four_bytes(tmp_path, kind):
+    path = mha(tmp_path / "in.mha", VOXELS.astype("<i4").tobytes(), ElementType=kind)
+    expected = sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32))
+    assert np.array_equal(images.read_image(path)[0], expected)
+    assert expected.max() == 24
+
+
+@pytest.mark.parametrize("word", ["False", "0", "no"])
+def test_text_by_any_word_is_refused(tmp_path, word):
+    with pytest.raises(InputError, match="text"):
+        images.read_image(mha(tmp_path / "in.mha", VOXELS.tobytes(), BinaryData=word))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("vox_offset", np.nan), ("vox_offset", np.inf), ("vox_offset", -1e30), ("dim", [3, -9, 9, 9, 1, 1, 1, 1])]
+)
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_damaged_nifti_header_is_one_line(tmp_path, key, value, ending):
+    image = nibabel.Nifti1Image(ramp((9, 9, 9)), np.eye(4))
+    raw = bytearray(image.to_bytes())
+    image.header[key] = value
+    raw[:348] = image.header.binaryblock
+    path = tmp_path / f"in{ending}"
+    path.write_bytes(gzip.compress(raw) if ending == ".nii.gz" else raw)
+    with pytest.raises(InputError, match=r"in\.nii") as caught:
+        images.read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_without_voxels_is_refused(tmp_path):
+    with pytest.raises(InputError, match="0 x 3 x 2 voxels .limit: at least 1"):
+        images.read_grid(mha(tmp_path / "in.mha", b"", DimSize="0 3 2"))
+
+
+def test_a_failing_disk_is_told_from_damage(tmp_path, monkeypatch):
+    """`l2s` exits with 75 where the error's cause is the machine's."""
+    write(tmp_path / "in.nii")
+
+    def broken(*args, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(nibabel, "load", broken)
+    with pytest.raises(InputError, match="Input/output") as caught:
+        images.read_image(tmp_path / "in.nii")
+    assert caught.value.__cause__.errno == errno.EIO
+
+
+@pytest.mark.parametrize("place", [b"M\xfcller.mha", b"M\xfcller/in.mha"])
+def test_itk_never_sees_a_name_that_is_no_utf8(tmp_path, place):
+    """It would abort the process."""
+    path = tmp_path / os.fsdecode(place)
+    path.parent.mkdir(exist_ok=True)
+    write(tmp_path / "good.mha")
+    path.write_bytes((tmp_path / "good.mha").read_bytes())
+    array, _, stored, _ = images.read_image(tmp_path / "good.mha")
+    for work in (lambda: images.read_image(path), lambda: images.write_image(path, array, stored)):
+        with pytest.raises(InputError, match=r"M.xfcller.* not UTF-8; rename") as caught:
+            work()
+        assert str(caught.value).encode()
+    nifti = path.with_suffix(".nii.gz")
+    images.write_image(nifti, array, stored)
+    assert np.array_equal(images.read_image(nifti)[0], array)
 
 
 def test_an_absurd_spacing_still_has_a_geometry(tmp_path):
@@ -463,10 +584,10 @@ def test_voxels_are_those_that_itk_reads(tmp_path, monkeypatch):
         for compress in (True, False):
             sitk.WriteImage(sitk.GetImageFromArray(array), str(path), compress)
             expected = sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32))
-            assert np.array_equal(images._read_mha(path), expected), (code, compress)
+            assert np.array_equal(images._read_mha(path, (7, 6, 5)), expected), (code, compress)
     swapped = path.read_bytes()
     path.write_bytes(swapped.replace(b"MSB = False", b"MSB = True")[: -array.nbytes] + array.byteswap().tobytes())
-    assert np.array_equal(images._read_mha(path), expected)
+    assert np.array_equal(images._read_mha(path, (7, 6, 5)), expected)
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32)), expected)
 
 
@@ -474,7 +595,7 @@ def test_more_voxels_than_the_header_says_are_passed_over(tmp_path):
     path = tmp_path / "in.mha"
     write(path)
     path.write_bytes(path.read_bytes().replace(b"DimSize = 9 11 13", b"DimSize = 9 11 12"))
-    assert np.array_equal(images._read_mha(path), ramp()[:12])
+    assert np.array_equal(images.read_image(path)[0], ramp()[:12])
 
 
 def test_voxels_as_text_are_refused(tmp_path):

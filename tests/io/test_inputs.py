@@ -1,10 +1,13 @@
 """What a user may point l2s segment at, and what is refused."""
 
+import os
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from l2s.errors import InputError
+from l2s.io.cases import find_cases
 from l2s.io.inputs import read_input
 
 SHAPE = (9, 10, 12)
@@ -57,6 +60,14 @@ def test_a_pet_file_with_its_ct(tmp_path):
     assert (case.name, case.kind, case.files) == ("patient7", "files", {"pet": pet, "ct": ct})
     pet = suv(tmp_path / "STS_002" / "PET.nii.gz")
     assert read_input(pet, ct).name == "STS_002", "PET is no name"
+
+
+def test_names_that_are_no_utf8_are_spelt_out(tmp_path):
+    folder = tmp_path / os.fsdecode(b"M\xfcller")
+    pet, ct = suv(tmp_path / "SUV.nii.gz"), hu(tmp_path / "CT.nii.gz")
+    folder.mkdir()
+    pet, ct = pet.rename(folder / pet.name), ct.rename(folder / ct.name)
+    assert read_input(folder).name == read_input(pet, ct).name == find_cases(tmp_path)[0].name == r"M\xfcller"
 
 
 def test_a_dicom_export_with_a_folder_of_images_is_dicom(tmp_path):

@@ -1,6 +1,7 @@
 """RTSTRUCT -> mask: holes, islands, planes along any axis; a slow literal twin says which voxel lies inside."""
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
@@ -124,6 +125,24 @@ def test_bad_files_are_one_line(tmp_path):
     with pytest.raises(InputError, match="RTSTRUCT"):
         read_rtstruct(tmp_path / "text", GRID, "GTV")
     assert not read_rtstruct(write(tmp_path / "empty", GRID, []), GRID, "GTV").any()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (lambda region: setattr(region.ContourSequence[0], "ContourData", "1.5"), "has 1 numbers"),
+        (lambda region: setattr(region.ContourSequence[0], "ContourData", "0"), "has . numbers"),
+        (lambda region: setattr(region.ContourSequence[0], "ContourData", None), "has 0 numbers"),
+        (lambda region: delattr(region, "ReferencedROINumber"), "without ReferencedROINumber"),
+    ],
+)
+def test_broken_contours_are_one_line(tmp_path, spoil, line):
+    path = write(tmp_path / "r", GRID, [square(0, 3, 1, 5)])
+    dataset = pydicom.dcmread(path)
+    spoil(dataset.ROIContourSequence[0])
+    dataset.save_as(path)
+    with pytest.raises(InputError, match=line):
+        read_rtstruct(path, GRID, "GTV")
 
 
 def test_the_tumour_of_sts001(data):

@@ -10,7 +10,7 @@ from dicom_samples import pet_header
 from l2s import body
 from l2s.errors import InputError
 from l2s.io.suv import NUCLIDES, Overrides, per_suvbw, suv_facts
-from l2s.io.suv_times import mean_activity_s
+from l2s.io.suv_times import first_acquisition, mean_activity_s
 
 HALF_LIFE_MIN = 6586.2 / 60
 F18 = ("C-111A1", "SRT", "^18^Fluorine")
@@ -344,6 +344,49 @@ def test_past_midnight():
     # series begun before midnight, first acquisition after it
     both = {"SeriesDate": "20240530", "SeriesTime": "235900", "AcquisitionTime": "000100"}
     assert factor(pet_header({"RadiopharmaceuticalStartTime": "225900"}, **both)) == pytest.approx(expected(60))
+
+
+NIGHT = (("235500", "20240531"), ("000500", "20240601"), ("001000", "20240601"))
+INJECTIONS = {
+    "dated": {"RadiopharmaceuticalStartTime": None, "RadiopharmaceuticalStartDateTime": "20240531225000"},
+    "a time of day": {"RadiopharmaceuticalStartTime": "225000"},
+}
+
+
+@pytest.mark.parametrize("drug", INJECTIONS.values(), ids=INJECTIONS)
+@pytest.mark.parametrize(
+    ("changes", "minutes"),
+    [
+        ({"SeriesTime": "235000"}, 60),
+        ({"SeriesTime": "235500.9"}, 65 + 0.9 / 60),  # a lost fraction
+        ({"SeriesTime": "235000", "private": [(*GE_TIME, "20240531234500.00")]}, 55),
+        # a series made after midnight: the first frame began 5 min after the reference
+        ({"SeriesTime": "003000", "FrameReferenceTime": f"{1000 * (300 + mean_activity_s(180, 6586.2)):.6f}"}, 60),
+        ({"SeriesTime": "235000", "DecayCorrection": "ADMIN"}, 0),
+    ],
+    ids=["series time", "lost fraction", "private", "frame", "ADMIN"],
+)
+@pytest.mark.parametrize("day", [{"AcquisitionDate": None}, {}], ids=["absent", "not advanced"])
+def test_a_scan_past_midnight_whose_date_stands_still(day, changes, minutes, drug):
+    true = [pet_header(drug, AcquisitionTime=clock, AcquisitionDate=date, **changes) for clock, date in NIGHT]
+    still = [pet_header(drug, AcquisitionTime=clock, **changes | day) for clock, _ in reversed(NIGHT)]
+    assert factor(*true) == pytest.approx(expected(minutes), rel=1e-9)
+    assert factor(*still) == factor(*true)
+    assert suv_facts(still).uptake_s == suv_facts(true).uptake_s
+
+
+@pytest.mark.parametrize(
+    ("clocks", "series"),
+    [
+        (("080000", "210000"), "075500"),  # both after the series began
+        (("080000", "210000"), "220000"),  # both before
+        (("000000", "130000", "235500"), "140000"),  # nonsense: no night is that long
+        (("235000", "000500"), None),  # nothing tells which came first
+    ],
+)
+def test_other_times_of_one_date_keep_it(clocks, series):
+    slices = [pet_header(AcquisitionTime=clock, SeriesTime=series) for clock in clocks]
+    assert first_acquisition(slices) == datetime.combine(datetime(2024, 5, 31), time.fromisoformat(min(clocks)))
 
 
 def test_an_injection_after_the_scan_is_refused():
