@@ -25,7 +25,7 @@ $(STAMP): requirements.txt pyproject.toml
 
 run: $(STAMP)
 	@rm -rf output/sample $(RESULT)
-	$(BIN)/l2s phantom output/sample --cases 1 --seed 7 --shape 272 112 144 --spacing-mm 4 4 4
+	$(BIN)/l2s phantom output/sample --cases 1 --seed 8 --shape 272 112 144 --spacing-mm 4 4 4
 	$(BIN)/python process.py --input $(SAMPLE) --output $(RESULT) --preview
 	$(BIN)/l2s evaluate $(SAMPLE)/truth.mha $(MASK) --json $(RESULT)/evaluation.json
 	@echo

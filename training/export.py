@@ -52,6 +52,7 @@ def export_network(run: Path, fold: int | None, stage: str, out: Path) -> weight
     target = out / f"{stage}_{fold_name(fold)}.safetensors"
     with whole_file(target) as partial:
         save_file(sixteen_bit(trained_state(path)), partial)
+        partial.chmod(0o644)  # safetensors shuts all others out, and the container's user is another
     return weights.WeightsFile(target.name, weights.file_sha256(target))
 
 

@@ -80,6 +80,7 @@ def test_a_second_prepare_keeps_what_is_there(trained):
 
 def test_the_exported_weights_load_and_say_where_they_come_from(trained):
     root, _ = trained
+    assert {path.stat().st_mode & 0o777 for path in (root / "weights").glob("*.safetensors")} == {0o644}
     model = weights.load(root / "weights")
     fold = model.manifest.training["folds"]["fold_0"]
     assert fold["trained_on"]["phantom"] == 1
