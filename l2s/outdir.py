@@ -254,7 +254,7 @@ def read_record(folder: Path) -> dict:
         raise InputError(f"{path}: no such file; name a folder that l2s segment has written, or give --pet FILE --mask FILE")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON ({error}); segment the case again") from None
     if wrong := misfit(record):
         raise InputError(f"{path} is no record of l2s ({wrong}); segment the case again")

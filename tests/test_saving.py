@@ -154,7 +154,7 @@ def test_an_interrupted_save_is_whole_or_known_to_be_incomplete(tmp_path, monkey
         assert 10 < kill < 29
 
 
-@pytest.mark.parametrize("record", [None, '{"mine": 1}', "no JSON"])
+@pytest.mark.parametrize("record", [None, '{"mine": 1}', "no JSON", "[" * 100_000])
 @pytest.mark.parametrize("name", [outdir.PET, *outdir.OPTIONAL, *outdir.TABLES])
 def test_a_folder_of_somebody_else_is_not_written_into(tmp_path, name, record):
     (tmp_path / "out" / f"{outdir.STAGING}x").mkdir(parents=True)

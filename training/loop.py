@@ -222,10 +222,10 @@ def train(
         scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(bare.parameters(), schedule.clip_norm)
         losses.append(loss.item())
-        # gradients are shared, so that all processes stop at one's NaN; fp16's scaler steps over an overflow and halves its scale,
-        # which is at 1 where halving has not helped
-        is_bad = not (math.isfinite(norm) and math.isfinite(losses[-1]))
-        if is_bad and (math.isfinite(norm) or not scaler.is_enabled() or scaler.get_scale() <= 1.0):
+        # gradients are shared, so that all processes stop at one's NaN; fp16's scaler steps over a gradient that overflows and halves its
+        # scale, which is at 1 where halving has not helped
+        is_stepped_over = math.isfinite(losses[-1]) and scaler.is_enabled() and scaler.get_scale() > 1.0
+        if not (math.isfinite(norm) and math.isfinite(losses[-1])) and not is_stepped_over:
             raise InputError(
                 f"{folder.name}: the loss is {losses[-1]} and its gradient {float(norm)} at step {step}; lower learning_rate in the "
                 f"recipe and go on from {checkpoint}"

@@ -73,12 +73,18 @@ def note_recipe(folder: Path, recipe: Recipe, start: dict | None = None) -> list
     # what has left no checkpoint has trained nothing
     notes = json.loads(path.read_text()) if (folder / "last.pt").is_file() and path.is_file() else []
     begun = notes[0].get("start") if notes else start
-    if start and start["sha256"] != (begun or {}).get("sha256"):
+    # a note of before 2026-12 has the manifest's sum and no history
+    is_old = begun is not None and "sources" not in begun
+    if start and (begun or {}).get("sha256") != start["manifest_sha256" if is_old else "sha256"]:
         raise InputError(
             f"{folder} goes on from its checkpoint, which began {'with ' + begun['name'] if begun else 'at random'}, not with "
             f"{start['name']}: leave --init out, remove the folder, or give another --run-folder"
         )
     now = plain_fields(recipe)
+    if start and is_old:
+        notes = [note | {"start": start} for note in notes]
+        begun = start
+        write_text(path, json.dumps(notes, indent=1))
     if not notes or notes[-1]["recipe"] != now:
         step = rows[-1]["step"] if notes and rows else 0
         if notes:

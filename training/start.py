@@ -39,13 +39,13 @@ def start_from(folder: Path, stage: str, network: nn.Module, recipe: Recipe, hel
         held_out: rows of the patients that this run is to be tested on; a start that has seen them is warned of.
 
     Returns:
-        Of those weights, for the run's notes: name; sha256 of the network's file; sources, patients and phantom_seeds that they and
-        their own starts have trained on, as far as their manifest says; seen: patients of held_out that they may have trained on.
+        Of those weights, for the run's notes: name; sha256 of the network's file, manifest_sha256; what trained_on says of them and of
+        their own starts; seen: patients of held_out that they may have trained on.
 
     Raises:
         InputError: the folder is damaged, or its network has another configuration.
     """
-    manifest, _ = weights.read_manifest(folder)
+    manifest, manifest_sha256 = weights.read_manifest(folder)
     part = getattr(manifest, stage)
     if part.network != network.config:
         wrong = differences(part.network, network.config)
@@ -72,7 +72,8 @@ def start_from(folder: Path, stage: str, network: nn.Module, recipe: Recipe, hel
             seen[0],
         )
     weights.load_network(weights.checked_path(folder, part.files[0]), network).train()
-    return {"name": manifest.name, "sha256": part.files[0].sha256, "seen": seen, **history}
+    sums = {"sha256": part.files[0].sha256, "manifest_sha256": manifest_sha256}
+    return {"name": manifest.name, **sums, "seen": seen, **history}
 
 
 def differences(theirs: object, ours: object, but: tuple[str, ...] = ()) -> list[str]:
@@ -82,18 +83,22 @@ def differences(theirs: object, ours: object, but: tuple[str, ...] = ()) -> list
 
 
 def trained_on(folds: dict[str, dict]) -> dict[str, list]:
-    """Sources, patients and seeds of phantoms that a manifest's folds have trained on, and their starts before them."""
-    sources, patients, seeds = set(), set(), set()
+    """Sources, patients and seeds of phantoms that a manifest's folds have trained on, and their starts before them.
+
+    unnamed_sources are those of which no patients are named, as in manifests of before 2026-12.
+    """
+    out = {"sources": set(), "unnamed_sources": set(), "patients": set(), "phantom_seeds": set()}
     for fold in folds.values():
-        sources |= set(fold.get("trained_on", ()))
-        patients |= set(fold.get("trained_patients", ()))
+        out["sources"] |= set(fold.get("trained_on", ()))
+        if "trained_patients" not in fold:
+            out["unnamed_sources"] |= set(fold.get("trained_on", ()))
+        out["patients"] |= set(fold.get("trained_patients", ()))
         for note in notes_of(fold):
-            start = note.get("start") or {}
-            sources |= set(start.get("sources", ()))
-            seeds |= set(start.get("phantom_seeds", ()))
+            for key, values in out.items():
+                values |= set((note.get("start") or {}).get(key, ()))
             if note["recipe"]["phantoms"]:
-                seeds.add(note["recipe"]["seed"])
-    return {"sources": sorted(sources), "patients": sorted(patients), "phantom_seeds": sorted(seeds)}
+                out["phantom_seeds"].add(note["recipe"]["seed"])
+    return {key: sorted(values) for key, values in out.items()}
 
 
 def notes_of(fold: dict) -> list[dict]:
@@ -102,14 +107,12 @@ def notes_of(fold: dict) -> list[dict]:
 
 
 def seen_by(manifest: weights.Manifest, rows: list[dict]) -> list[str]:
-    """Patients of the rows that the weights, or a start of theirs, have trained on.
+    """Patients of the rows that the weights, or a start of theirs, may have trained on.
 
-    Of weights whose manifest names no patients, as those of before 2026-12 do not, all of a data set that they trained on may be among
-    them, but for those that no fold has trained on.
+    Where a manifest names no patients, that is all of a data set but those whom every fold held out.
     """
-    folds = manifest.training.get("folds", {}).values()
-    named = {patient for fold in folds for patient in fold.get("trained_patients", ())}
-    unnamed = [fold for fold in folds if "trained_patients" not in fold]
-    sources = {source for fold in unnamed for source in fold["trained_on"]}
-    kept = set.intersection(*(set(fold["held_out_patients"]) for fold in unnamed)) if unnamed else set()
-    return sorted({r["patient"] for r in rows if r["patient"] in named or (r["source"] in sources and r["patient"] not in kept)})
+    folds = manifest.training.get("folds", {})
+    history = trained_on(folds)
+    kept = set.intersection(*(set(fold["held_out_patients"]) for fold in folds.values())) if folds else set()
+    unnamed = {r["patient"] for r in rows if r["source"] in history["unnamed_sources"]} - kept
+    return sorted({r["patient"] for r in rows if r["patient"] in history["patients"]} | unnamed)

@@ -16,6 +16,7 @@ from l2s.errors import InputError
 
 LAYOUTS = ("autopet", "grand-challenge")
 RECORD = "conversion.json"
+STAGING = ".convert-"  # then anything: a conversion that is being written
 SUL_KINDS = {"janmahasatian": "sul", "james": "sul-james"}
 # what run_convert writes: a record says nothing else that we would remove
 OURS = re.compile(r"(SUV|CTres|CT|SUL|SUVbsa)\.nii\.gz|images/(pet|ct|sul|suvbsa)/[^/]+\.mha")
@@ -120,9 +121,13 @@ def wanted(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
 
 
 def files_of(outdir: Path) -> list[str] | None:
-    """What the record of an earlier conversion says that it wrote; None where there is no such record."""
+    """What the record of an earlier conversion says that it wrote; None where there is no such record.
+
+    Of a conversion that was cut off among its renames, the record lies in its hidden folder still.
+    """
+    places = [outdir / RECORD, *outdir.glob(f"{STAGING}*/{RECORD}")]
     try:
-        record = json.loads((outdir / RECORD).read_text(encoding="utf-8"))
+        record = json.loads(next((p for p in places if p.is_file()), places[0]).read_text(encoding="utf-8"))
         return [path for path in record["files"] if OURS.fullmatch(path)] if record["tool"].startswith("l2s ") else None
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
@@ -164,7 +169,7 @@ def write_all(outdir: Path, images: dict, content: dict) -> None:
     try:
         made = not outdir.exists()
         outdir.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".convert-", dir=outdir))
+        partial = Path(tempfile.mkdtemp(prefix=STAGING, dir=outdir))
         try:
             for path, (array, grid) in images.items():
                 write_image(partial / path, array, grid)
@@ -177,8 +182,12 @@ def write_all(outdir: Path, images: dict, content: dict) -> None:
                 (outdir / path).parent.mkdir(parents=True, exist_ok=True)
                 (partial / path).replace(outdir / path)
             made = False
+            for other in outdir.glob(f"{STAGING}*"):
+                shutil.rmtree(other, ignore_errors=True)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            # cut off among the renames: the record says whose the images beside it are
+            if not (partial / RECORD).is_file() or (outdir / RECORD).is_file():
+                shutil.rmtree(partial, ignore_errors=True)
             if made:
                 outdir.rmdir()
     except OSError as error:

@@ -18,7 +18,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "export", help="write a mask as DICOM SEG, SR and RTSTRUCT", description=run_export.__doc__, allow_abbrev=False
     )
     export.add_argument("mask", type=Path, help="a mask (.mha, .nii, .nii.gz) on the PET's grid; above 0 is lesion")
-    export.add_argument("out", type=Path, help="folder to write seg.dcm, sr.dcm and rtstruct.dcm into; former ones go")
+    export.add_argument("out", type=Path, help="folder to write seg.dcm, sr.dcm and rtstruct.dcm into")
     export.add_argument(
         "--dicom",
         type=Path,
@@ -50,10 +50,12 @@ def run_export(arguments: argparse.Namespace) -> None:
     from l2s import __version__, outdir
     from l2s.commands.evaluate import read_mask
     from l2s.io import dicom
+    from l2s.io.dicom_files import check_apart
     from l2s.io.dicom_out import Producer, prepare, write_results
     from l2s.io.sr_out import figures_of, volumes_of
     from l2s.measure import lesions
 
+    check_apart(arguments.out, arguments.dicom)
     formats = read_formats(arguments.format, DICOM_FORMATS)
     settings = lesions.Settings(arguments.connectivity, arguments.min_volume_ml)
     lesions.check(settings)
@@ -78,8 +80,10 @@ def run_export(arguments: argparse.Namespace) -> None:
         for name in outdir.DICOM_RESULTS:
             if (stage / name).exists():
                 (stage / name).replace(arguments.out / name)
-            else:  # of an earlier export: it belongs to another mask
+            elif not findings.count:  # of an earlier export: it shows lesions
                 (arguments.out / name).unlink(missing_ok=True)
+            elif (arguments.out / name).exists():
+                log.warning("%s holds %s of an earlier export; it may be of another mask", arguments.out, name)
     for line in lines:
         print(f"{arguments.out}: {line}")
 

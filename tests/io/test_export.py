@@ -119,16 +119,21 @@ def test_an_empty_mask_is_reported_by_the_sr(case, capsys):
     assert totals(case)["246206008", None] == (0, "1")
 
 
-@pytest.mark.parametrize(
-    ("formats", "empty", "left"), [("sr", True, {"sr"}), ("seg", True, {"sr"}), ("seg", False, {"seg"}), ("sr", False, {"sr"})]
-)
-def test_former_results_belong_to_another_mask(case, formats, empty, left):
+@pytest.mark.parametrize("formats", ["sr", "seg", "seg,rtstruct"])
+def test_no_lesion_leaves_no_former_lesions(case, formats):
     assert export(case) == 0
     (case / "out/notes.txt").write_text("mine")
-    if empty:
-        write_mask(case / "mask.nii.gz", np.zeros(GRID.shape_zyx, bool), GRID)
+    write_mask(case / "mask.nii.gz", np.zeros(GRID.shape_zyx, bool), GRID)
     assert export(case, "--format", formats) == 0
-    assert {p.name for p in (case / "out").iterdir()} == {f"{name}.dcm" for name in left} | {"notes.txt"}
+    assert {p.name for p in (case / "out").iterdir()} == {"sr.dcm", "notes.txt"}
+
+
+def test_a_former_result_that_is_not_written_anew_is_said(case, caplog):
+    assert export(case) == 0
+    before = (case / "out/sr.dcm").read_bytes()
+    assert export(case, "--format", "seg,rtstruct") == 0
+    assert "holds sr.dcm of an earlier export; it may be of another mask" in caplog.text
+    assert (case / "out/sr.dcm").read_bytes() == before
 
 
 def test_a_failing_sr_leaves_what_was_there(case, capsys, monkeypatch):

@@ -129,6 +129,25 @@ def test_weights_say_what_they_are_for():
     assert export.intended_use(["autopet", "sts"]).endswith("trained on autopet, sts")
 
 
+def test_patients_of_a_start_reach_the_manifest_and_cues_of_such_a_network_are_warned_of(trained, tmp_path, tiny_recipe, caplog):
+    root, common = trained
+    run, begun = tmp_path / "run", ["--init", str(root / "weights"), "--device", "cpu", "--workers", "0"]
+    run.mkdir()
+    (run / "cases").symlink_to(root / "run/cases")
+    (tmp_path / "oof.toml").write_text(tiny_recipe(cues="out-of-fold"))
+    flags = ["--recipe", str(tmp_path / "oof.toml"), "--run-folder", str(run)]
+    for fold in ("0", "1"):
+        train_localizer.main([*flags, "--fold", fold, *begun])
+    make_cues.main([*flags, "--device", "cpu"])
+    first = weights.read_manifest(root / "weights")[0].training["folds"]["fold_0"]["trained_patients"]
+    assert f"have trained on {first[0]}: that cue is not out of fold" in caplog.text
+    train_segmenter.main([*flags, "--fold", "1", *begun])
+    export.main([*flags, "--fold", "1", "--out", str(tmp_path / "w")])
+    fold = weights.read_manifest(tmp_path / "w")[0].training["folds"]["fold_1"]
+    assert set(first) <= set(fold["trained_patients"])
+    assert not set(first) & set(fold["held_out_patients"])
+
+
 def test_evaluate_prints_every_method(trained, tmp_path, capsys):
     root, _ = trained
     evaluate.main(

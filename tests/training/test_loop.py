@@ -185,14 +185,32 @@ def test_a_nan_that_fp16_cannot_step_over_stops_as_well(tmp_path):
         train(make_network(), schedule, make_batch, loss_at, tmp_path, half)
 
 
-def test_fp16_steps_over_a_single_overflow(tmp_path):
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_fp16_steps_over_a_gradient_that_overflows_once(tmp_path, average):
+    steps = []
+
+    def loss_at(logits, batch):
+        steps.append(0)
+        broken = (0.0 * logits).abs().sum().sqrt() if len(steps) == 6 else 0.0
+        return bce_dice(logits, batch.truth) + broken
+
+    half = dataclasses.replace(MACHINE, plan=dataclasses.replace(MACHINE.plan, precision="fp16"))
+    train(make_network(), dataclasses.replace(SCHEDULE, average=average), make_batch, loss_at, tmp_path, half)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 12
+    assert all(tensor.isfinite().all() for tensor in loop.trained_state(tmp_path / "last.pt").values())
+    assert all(np.isfinite(json.loads(line)["loss"]) for line in (tmp_path / "log.jsonl").open())
+
+
+def test_fp16_stops_at_a_loss_that_overflows(tmp_path):
+    """The forward pass has put it into the norms' statistics by then."""
+
     def overflowing(step):
         batch = make_batch(step)
         return dataclasses.replace(batch, image=batch.image * 1e30) if step == 5 else batch
 
     half = dataclasses.replace(MACHINE, plan=dataclasses.replace(MACHINE.plan, precision="fp16"))
-    train(make_network(), SCHEDULE, overflowing, loss_of, tmp_path, half)
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 12
+    with pytest.raises(InputError, match="at step 5"):
+        train(make_network(), SCHEDULE, overflowing, loss_of, tmp_path, half)
 
 
 def test_weights_whose_norms_are_not_settled_are_not_taken(tmp_path):

@@ -6,11 +6,11 @@ import pytest
 
 from l2s.errors import InputError
 from training.log import append_log
-from training.recipe import load_recipe
+from training.recipe import load_recipe, plain_fields
 from training.run import PHANTOMS_LOOKED_AT, held_out_rows, looked_at_rows, note_cases, note_recipe, noted_cases
 
 RECIPE = load_recipe(Path(__file__).parents[2] / "training/recipes/smoke.toml")
-FIRST, OTHER = ({"name": name, "sha256": name * 3, "seen": [name]} for name in ("first", "other"))
+FIRST, OTHER = ({"name": n, "sha256": n * 3, "manifest_sha256": n * 4, "seen": [n], "sources": [n]} for n in ("first", "other"))
 
 
 def row(source, fold, name):
@@ -49,6 +49,18 @@ def test_a_checkpoint_goes_on_from_its_own_start_alone(tmp_path):
     note_recipe(tmp_path, RECIPE, FIRST)
     notes = note_recipe(tmp_path, dataclasses.replace(RECIPE, seed=1))  # --init need not be given again
     assert [(note["start"]["name"], note["from_step"]) for note in notes] == [("first", 0), ("first", 40)]
+
+
+def test_a_note_of_before_is_continued_and_completed(tmp_path):
+    (tmp_path / "last.pt").touch()
+    old = {"name": "first", "sha256": FIRST["manifest_sha256"], "seen": ["first"]}
+    note = {"from_step": 0, "start": old, "recipe": plain_fields(RECIPE)}
+    (tmp_path / "recipes.json").write_text(json.dumps([note]))
+    with pytest.raises(InputError, match="began with first, not with other"):
+        note_recipe(tmp_path, RECIPE, OTHER)
+    assert (
+        note_recipe(tmp_path, RECIPE, FIRST) == [note | {"start": FIRST}] == json.loads((tmp_path / "recipes.json").read_text())
+    )
 
 
 def test_a_random_start_is_no_start_from_weights(tmp_path):

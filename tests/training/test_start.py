@@ -92,7 +92,21 @@ def test_what_a_start_s_start_has_seen_is_handed_on():
     start = {"sources": ["sts"], "patients": ["P1"], "phantom_seeds": [5]}
     # export puts the patients of the starts among the fold's own
     folds = {"fold_0": fold_of("hospital", ["H1", "P1"], start=start)}
-    assert trained_on(folds) == {"sources": ["hospital", "phantom", "sts"], "patients": ["H1", "P1"], "phantom_seeds": [5, 7]}
+    assert trained_on(folds) == {
+        "sources": ["hospital", "phantom", "sts"],
+        "unnamed_sources": [],
+        "patients": ["H1", "P1"],
+        "phantom_seeds": [5, 7],
+    }
+
+
+def test_a_start_that_names_no_patients_is_not_forgotten():
+    old = {"trained_on": {"sts": 40}, "held_out_patients": []}
+    start = trained_on({"all": old})
+    assert start["unnamed_sources"] == ["sts"]
+    clinic = manifest_of(fold_0=fold_of("clinic", ["C1"], ["C2"], start=start))
+    rows = [{"patient": p, "source": s} for p, s in (("STS_001", "sts"), ("C1", "clinic"), ("C2", "clinic"))]
+    assert seen_by(clinic, rows) == ["C1", "STS_001"]
 
 
 @pytest.mark.parametrize(
