@@ -179,7 +179,7 @@ class Result:
         """Writes the HTML report, one file that needs nothing else; returns its path.
 
         Args:
-            path: ends in .html; its folder is made.
+            path: ends in .html; its folder is made. Into a result's own folder it goes after save, which refuses files of others.
             baseline: an earlier study to compare with: its Result, or the folder of one, which is counted as this one is.
             truth: the true mask to judge the lesions by: bool (z, y, x) on the study's grid, or its file.
 

@@ -1,5 +1,6 @@
 """`l2s inspect`, `l2s convert` and `l2s evaluate --roi` as a user meets them."""
 
+import errno
 import json
 import logging
 import sys
@@ -206,6 +207,24 @@ def test_convert_replaces_no_images_of_other_origin(tmp_path, capsys, name, reco
     line = failed(capsys, "convert", tmp_path / "absent", tmp_path / "out", "--pet-only")
     assert "holds images but no conversion.json of l2s" in line
     assert names_in(tmp_path / "out") == before
+
+
+def test_a_conversion_that_was_cut_off_can_be_made_again(tmp_path, capsys, monkeypatch):
+    study(tmp_path / "in")
+    out, replace = tmp_path / "out", Path.replace
+
+    def full(self, target):
+        if Path(target).name == "conversion.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    failed(capsys, "convert", tmp_path / "in", out, code=75)
+    assert "SUV.nii.gz" in names_in(out)
+    assert "conversion.json" not in names_in(out)
+    monkeypatch.setattr(Path, "replace", replace)
+    done(capsys, "convert", tmp_path / "in", out, "--pet-only")
+    assert names_in(out) == ["SUV.nii.gz", "conversion.json"]
 
 
 def test_convert_keeps_to_the_layout_of_its_folder(tmp_path, capsys):

@@ -169,12 +169,12 @@ def write_all(outdir: Path, images: dict, content: dict) -> None:
     try:
         made = not outdir.exists()
         outdir.mkdir(parents=True, exist_ok=True)
+        former = stale(outdir, images)
         partial = Path(tempfile.mkdtemp(prefix=STAGING, dir=outdir))
         try:
             for path, (array, grid) in images.items():
                 write_image(partial / path, array, grid)
             (partial / RECORD).write_text(json.dumps(content, indent=2) + "\n")
-            former = stale(outdir, images)
             (outdir / RECORD).unlink(missing_ok=True)
             for path in former:
                 (outdir / path).unlink(missing_ok=True)
@@ -188,7 +188,7 @@ def write_all(outdir: Path, images: dict, content: dict) -> None:
             # cut off among the renames: the record says whose the images beside it are
             if not (partial / RECORD).is_file() or (outdir / RECORD).is_file():
                 shutil.rmtree(partial, ignore_errors=True)
-            if made:
+            if made and not any(outdir.iterdir()):
                 outdir.rmdir()
     except OSError as error:
         raise InputError(
