@@ -161,8 +161,12 @@ def write(
 
 
 @contextmanager
-def staging(folder: Path) -> Iterator[Path]:
-    """A hidden folder inside folder to make a result in; gone at the end, unless replace_all was cut off.
+def staging(folder: Path, record: str = RECORD) -> Iterator[Path]:
+    """A hidden folder inside folder to make a result in; gone at the end, unless putting it in its place was cut off.
+
+    Args:
+        folder: made where it is not there.
+        record: the file that goes into its place last.
 
     Raises:
         InputError: the disk refused it.
@@ -177,8 +181,8 @@ def staging(folder: Path) -> Iterator[Path]:
     try:
         yield stage
     finally:
-        # cut off in replace_all: the record in the stage says whose the files beside it are
-        if not (stage / RECORD).is_file() or (folder / RECORD).is_file():
+        # cut off among the renames: the record in the stage says whose the files beside it are
+        if not (stage / record).is_file() or (folder / record).is_file():
             shutil.rmtree(stage, ignore_errors=True)
         if made and not any(folder.iterdir()):
             folder.rmdir()

@@ -71,8 +71,11 @@ def main(argv: list[str] | None = None) -> int:
         if not rows:
             known = ", ".join(dict.fromkeys(r.method for r in read_cases(folder)))
             raise InputError(f"no method {method!r} in {folder}; it has {known}")
-    both = {r.data for r in sides[1]}
-    lines = [[data, *compare(*sides, data)] for data in dict.fromkeys(r.data for r in sides[0]) if data in both]
+    there = {(r.data, r.scores.case) for r in sides[1]}
+    both = dict.fromkeys(r.data for r in sides[0] if (r.data, r.scores.case) in there)
+    if not both:
+        raise InputError(f"{args.first} and {args.second} have no case in common: evaluate both on the same data")
+    lines = [[data, *compare(*sides, data)] for data in both]
     title = f"{args.method} of {args.first}, then {wanted[1][1]} of {args.second}, then second - first."
     print(tables.markdown(title, ["data", "n", *(name for _, name, _ in tables.FIELDS)], lines))
     return 0

@@ -28,7 +28,7 @@ from l2s.wholefile import write_text
 from l2s.working import to_working
 from training import figure, scores, tables
 from training.export import code_version
-from training.held_out import Fold, Job, open_folds, patient_jobs, phantom_jobs, read
+from training.held_out import Fold, Job, open_folds, patient_jobs, phantom_jobs, read_or_refuse
 from training.prepare import read_data, split_maps
 from training.readers import TRACERS
 from training.run import exit_with
@@ -77,12 +77,9 @@ def score_jobs(jobs: list[Job], kinds: list[str] | None, device: str, out: Path)
             if fold is not job.fold:  # jobs come fold by fold: one fold's networks are in memory at a time
                 plan, fold, model = engine.choose(device), job.fold, weights.load(job.fold.folder)
                 plain = weights.load(fold.plain) if fold.plain else None
-            try:
-                study, truth = read(job)
-            except InputError as error:
-                refused.append(f"{job.name}: {error}")
-                log.warning("refused %s", refused[-1])
+            if (found := read_or_refuse(job, refused)) is None:
                 continue
+            study, truth = found
             masks = dict(methods(study, model, plain, plan, own_kinds))
             kept = f"code {code}, {plan.device_name}", score_masks(job, study, truth, masks)
             scores.save_masks(masks_path, study, {scores.TRUTH: truth, **masks})

@@ -169,6 +169,16 @@ def phantom_jobs(count: int, organ_maps: list[Path], folds: list[Fold]) -> list[
     return jobs
 
 
+def read_or_refuse(job: Job, refused: list[str]) -> tuple[Study, np.ndarray] | None:
+    """What read answers; None, and a line in refused, where a file cannot be used: the other cases go on."""
+    try:
+        return read(job)
+    except InputError as error:
+        refused.append(f"{job.name}: {error}")
+        log.warning("refused %s", refused[-1])
+        return None
+
+
 def read(job: Job) -> tuple[Study, np.ndarray]:
     """The study and its truth, bool (z, y, x) on the PET's grid; raises InputError where a file cannot be used."""
     if isinstance(job.source, Found):

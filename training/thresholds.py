@@ -22,7 +22,7 @@ from l2s.measure.table import figure
 from l2s.study import Study
 from l2s.working import to_working
 from training import statistics, tables
-from training.held_out import Job, open_folds, patient_jobs, read
+from training.held_out import Job, open_folds, patient_jobs, read_or_refuse
 from training.prepare import read_data
 from training.readers import TRACERS
 from training.run import exit_with
@@ -64,15 +64,11 @@ def main(argv: list[str] | None = None) -> int:
     rows: dict[tuple[float, float], list[Row]] = defaultdict(list)
     fold, model, refused = None, None, []
     for job in jobs:
-        try:
-            study, truth = read(job)
-        except InputError as error:
-            refused.append(f"{job.name}: {error}")
-            log.warning("refused %s", refused[-1])
+        if (found := read_or_refuse(job, refused)) is None:
             continue
         if fold is not job.fold:
             fold, model = job.fold, weights.load(job.fold.folder)
-        for pair, row in rows_of(job, study, truth, model, plan).items():
+        for pair, row in rows_of(job, *found, model, plan).items():
             rows[pair].append(row)
         log.info("%s", job.name)
     if not rows:

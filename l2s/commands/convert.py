@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from l2s.errors import InputError
 
 LAYOUTS = ("autopet", "grand-challenge")
 RECORD = "conversion.json"
-STAGING = ".convert-"  # then anything: a conversion that is being written
 SUL_KINDS = {"janmahasatian": "sul", "james": "sul-james"}
 # what run_convert writes: a record says nothing else that we would remove
 OURS = re.compile(r"(SUV|CTres|CT|SUL|SUVbsa)\.nii\.gz|images/(pet|ct|sul|suvbsa)/[^/]+\.mha")
@@ -125,6 +123,8 @@ def files_of(outdir: Path) -> list[str] | None:
 
     Of a conversion that was cut off among its renames, the record lies in its hidden folder still.
     """
+    from l2s.outdir import STAGING
+
     places = [outdir / RECORD, *outdir.glob(f"{STAGING}*/{RECORD}")]
     try:
         record = json.loads(next((p for p in places if p.is_file()), places[0]).read_text(encoding="utf-8"))
@@ -165,13 +165,11 @@ def write_all(outdir: Path, images: dict, content: dict) -> None:
         content: of the record.
     """
     from l2s.io.images import write_image
+    from l2s.outdir import STAGING, staging
 
     try:
-        made = not outdir.exists()
-        outdir.mkdir(parents=True, exist_ok=True)
         former = stale(outdir, images)
-        partial = Path(tempfile.mkdtemp(prefix=STAGING, dir=outdir))
-        try:
+        with staging(outdir, RECORD) as partial:
             for path, (array, grid) in images.items():
                 write_image(partial / path, array, grid)
             (partial / RECORD).write_text(json.dumps(content, indent=2) + "\n")
@@ -181,15 +179,8 @@ def write_all(outdir: Path, images: dict, content: dict) -> None:
             for path in (*images, RECORD):
                 (outdir / path).parent.mkdir(parents=True, exist_ok=True)
                 (partial / path).replace(outdir / path)
-            made = False
             for other in outdir.glob(f"{STAGING}*"):
                 shutil.rmtree(other, ignore_errors=True)
-        finally:
-            # cut off among the renames: the record says whose the images beside it are
-            if not (partial / RECORD).is_file() or (outdir / RECORD).is_file():
-                shutil.rmtree(partial, ignore_errors=True)
-            if made and not any(outdir.iterdir()):
-                outdir.rmdir()
     except OSError as error:
         raise InputError(
             f"{outdir} cannot be written ({error.strerror or error}); check the folder's rights and its space"

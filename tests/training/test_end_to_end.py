@@ -271,7 +271,7 @@ def test_two_evaluations_are_compared_case_by_case(trained, tmp_path, capsys):
 def test_means_of_two_evaluations_are_of_the_cases_that_both_have(trained, tmp_path):
     root, _ = trained
     common = ["--weights", str(root / "weights"), "--data", f"sts={root / 'sts'}", "--device", "cpu"]
-    evaluate.main([*common, "--phantoms", "1", "--out", str(tmp_path / "more")])
+    evaluate.main([*common, "--out", str(tmp_path / "more")])
     rows = [r for r in compare.read_cases(tmp_path / "more") if r.method == "SUV > 2.5"]
     first, *rest = [r for r in rows if r.data == "sts"]
     doubled = [
@@ -280,6 +280,11 @@ def test_means_of_two_evaluations_are_of_the_cases_that_both_have(trained, tmp_p
     cells = compare.compare([first, *doubled], [first], "sts")
     assert cells[0] == "1"
     assert not any("1000000" in cell for cell in cells)
+    (tmp_path / "other").mkdir()
+    text = (tmp_path / "more/cases.csv").read_text()
+    (tmp_path / "other/cases.csv").write_text(text.replace("\nsts,", "\nelsewhere,"))
+    with pytest.raises(InputError, match="have no case in common"):
+        compare.main([str(tmp_path / "more"), str(tmp_path / "other"), "--method", "SUV > 2.5"])
 
 
 def test_thresholds_hold_the_papers_pair_to_what_evaluate_says(trained, tmp_path, capsys):
