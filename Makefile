@@ -35,10 +35,13 @@ run: $(STAMP)
 	@echo "picture:    $(CURDIR)/$(RESULT)/l2s-preview.png"
 	@echo "Research use only: the weights were trained on phantoms and sarcoma crops."
 
-# training's tests fork workers, which a process that holds every library of the other tests does not survive: two processes
+# A process a core, each with one thread and whole files of tests (TESTS=--numprocesses=0: one process, for a debugger). Twice, as
+# training's tests fork workers, which a process that holds every library of the other tests does not survive.
+TESTS ?= --numprocesses=logical --maxprocesses=4 --dist=loadfile
+test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	$(BIN)/python -m pytest tests/training
-	$(BIN)/python -m pytest --ignore=tests/training
+	$(BIN)/python -m pytest $(TESTS) tests/training
+	$(BIN)/python -m pytest $(TESTS) --ignore=tests/training
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
