@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -32,7 +33,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--edition", choices=sockets.EDITIONS, default="auto", help="whose folder names to write (default: auto)")
     run.add_flags(p)
     p.add_argument(
-        "--on-error", choices=("fail", "empty"), default="fail", help="empty: write an empty mask and exit 0 (for challenges)"
+        "--on-error",
+        choices=("fail", "empty"),
+        default="fail",
+        help="empty: write an empty mask and exit 0 where the PET's geometry can be read, else exit 2 (for challenges)",
     )
     p.add_argument(
         "--preview", nargs="?", type=Path, const=Path(PREVIEW), help=f"also write a PNG (default: {PREVIEW} in --output)"
@@ -75,11 +79,28 @@ def count_clicks(case: sockets.Sockets, record: run.Record) -> int:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raises InputError for flags that would end the run after the work instead of before it."""
+    from l2s.io.inputs import check_target
+
     run.check_flags(args)
+    kept = {"the record": args.output / RECORD, "edition III's model flag": args.output / MODEL_FLAG_FILE}
+    kept |= {f"the input's {name}": args.input / name for name in (sockets.CLICKS_FILE, sockets.INPUTS_FILE)}
+    for relative in sockets.SOCKET_PATHS.values():
+        for place, _, names in os.walk(args.input / relative):  # passes over what may not be seen
+            kept |= {f"the case's {relative}/{name}": Path(place, name) for name in names}
+    folders = (args.output / "images", args.input / "images", *(args.input / one for one in sockets.SOCKET_PATHS.values()))
     for flag, path in (("--preview", args.preview), ("--report", args.report)):
-        place = (args.output / path).parent if path else args.output
-        if place != args.output and not place.is_dir():
-            raise InputError(f"{flag} {path}: {place} is no folder; make it or name another")
+        if path is None:
+            continue
+        target = args.output / path
+        if target.parent != args.output and not target.parent.is_dir():
+            raise InputError(f"{flag} {path}: {target.parent} is no folder; make it or name another")
+        if target.is_dir():
+            raise InputError(f"{flag} {path} is a folder; name a file")
+        check_target(flag, target, kept)
+        for folder in folders:  # a file beside PET, CT or mask is one too many
+            if folder.resolve() in target.resolve().parents:
+                raise InputError(f"{flag} {path} lies in {folder}, where images alone may be; name another place")
+        kept[f"the file of {flag}"] = target
 
 
 def read_case(args: argparse.Namespace, record: run.Record):
@@ -213,10 +234,17 @@ def settle(args: argparse.Namespace, record: run.Record, error: Exception) -> No
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one case; returns the exit code: 0 done, 2 bad input. Anything else that goes wrong keeps its traceback."""
+    from l2s.io.inputs import check_apart
+
     args = parser().parse_args(argv)
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr, force=True
     )
+    try:
+        check_apart(args.output, args.input)
+    except InputError as error:  # before there is a record, which would lie among the input
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     record = run.Record()
     code = 0
     before = signal.signal(signal.SIGTERM, stopped)

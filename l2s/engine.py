@@ -332,7 +332,7 @@ def flips_of(axes: str | tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
         InputError: an axis is unknown.
     """
     if unknown := [axis for axis in axes if axis not in AXES]:
-        raise InputError(f"mirror axis {unknown[0]!r}: one of {', '.join(sorted(AXES))}")
+        raise InputError(f"mirror axis {unknown[0]!r}: letters of {''.join(sorted(AXES))} without anything between, such as xyz")
     if len(set(axes)) < len(axes):
         raise InputError(f"mirror axes {''.join(axes)!r}: each once")
     chosen = sorted({AXES[axis] for axis in axes}, reverse=True)

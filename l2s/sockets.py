@@ -20,6 +20,7 @@ OUTPUT_FOLDERS = {
 }
 EDITIONS = ("auto", *OUTPUT_FOLDERS)
 SOCKET_PATHS = {"pet": "images/pet", "ct": "images/ct"}
+INPUTS_FILE = "inputs.json"
 CLICKS_FILE = "lesion-clicks.json"
 CLICK_NAMES = ("tumor", "background")
 NEWER_SLUGS = ("lesion-clicks", "tumor-lesion-segmentation")  # sockets that editions IV and V alone have
@@ -107,7 +108,7 @@ def _read_json(path: Path):
 
 def _read_inputs(folder: Path) -> dict[str, str]:
     """relative_path -> slug of the platform's inputs.json; empty where there is none."""
-    path = folder / "inputs.json"
+    path = folder / INPUTS_FILE
     if not path.is_file():
         return {}
     entries = _read_json(path)

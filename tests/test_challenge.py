@@ -144,6 +144,7 @@ def test_a_budget_that_cannot_be_kept_is_said(case, run):
         (("--time-budget", "0"), "--time-budget 0"),
         (("--time-budget", "nan"), "--time-budget nan"),
         (("--mirror", "w"), "mirror axis 'w'"),
+        (("--mirror", "x,y"), "mirror axis ',': letters of xyz without anything between, such as xyz"),
         (("--mirror", "xx"), "each once"),
         (("--mirror", ""), "name axes"),
     ],
@@ -302,6 +303,7 @@ def test_bad_input_is_one_line_and_exit_2(case, run, tmp_path, kind):
     errors = [text for text in err.splitlines() if text.startswith("error: ")]
     assert len(errors) == 1
     assert line in errors[0]
+    assert "Success" not in errors[0]
     assert "Traceback" not in err
     assert line in record["error"]
     assert files(tmp_path / "output") == ["l2s-record.json"]
@@ -417,14 +419,55 @@ def test_a_failing_preview_does_not_cost_the_mask(case, run, full_mask, monkeypa
         (("--spacing-mm", "nan", "4", "4"), "--spacing-mm nan 4 4"),
         (("--spacing-mm", "4", "4", "200"), "--spacing-mm 4 4 200"),
         (("--preview", "absent/x.png"), "absent is no folder"),
+        (("--preview", ".."), "--preview .. is a folder"),
+        (("--preview", "l2s-record.json"), "is the record"),
+        (("--report", "data-centric-model.json"), "is edition III's model flag"),
+        (("--preview", "same", "--report", "./same"), "is the file of --preview"),
+        (("--report", "../input/images/pet/pet-stem.mha"), "is the case's images/pet/pet-stem.mha"),
+        (("--preview", "../input/images/ct/ct-stem.mha"), "is the case's images/ct/ct-stem.mha"),
+        (("--preview", "../input/images/ct/x.png"), "where images alone may be"),
+        (("--report", "../input/lesion-clicks.json"), "is the input's lesion-clicks.json"),
+        (("--report", "../input/inputs.json"), "is the input's inputs.json"),
     ],
 )
 def test_mistyped_flags_are_no_case_for_an_empty_mask(case, run, tmp_path, flags, line):
+    before = {name: (case / name).read_bytes() for name in files(case)}
+    (tmp_path / "output").mkdir()
     code, err, record = run("--on-error", "empty", *flags)
     assert code == 2
     assert line in err
     assert line in record["error"]
     assert files(tmp_path / "output") == ["l2s-record.json"]
+    assert {name: (case / name).read_bytes() for name in files(case)} == before
+
+
+def test_a_picture_in_the_place_of_a_linked_pet_or_of_the_mask_is_refused(case, run, tmp_path):
+    pet = case / "images/pet/pet-stem.mha"
+    pet.rename(tmp_path / "elsewhere.mha")
+    pet = pet.with_name("ct-stem.mha")  # both may have one name
+    pet.symlink_to(tmp_path / "elsewhere.mha")
+    assert "is the case's images/pet/ct-stem.mha" in run("--preview", str(tmp_path / "elsewhere.mha"))[1]
+    assert run()[0] == 0
+    for name in ("ct-stem.mha", "beside.png"):
+        code, err, _ = run("--preview", f"{OLD}/{name}")
+        assert code == 2
+        assert "where images alone may be" in err
+    assert files(tmp_path / "output" / OLD) == ["ct-stem.mha"]
+
+
+@pytest.mark.parametrize("place", ["", "images", "images/pet", "images/ct/new"])
+def test_an_output_among_the_input_is_refused_and_gets_no_record(case, run, place):
+    before = files(case)
+    code, err, record = run("--on-error", "empty", output=case / place)
+    assert code == 2
+    assert "error: " in err
+    assert "name a" in err
+    assert record is None
+    assert files(case) == before
+
+
+def test_a_folder_beside_the_images_takes_a_result(case, run):
+    assert run(output=case / "result")[0] == 0
 
 
 def test_sigterm_leaves_nothing_half_written(case, run, monkeypatch, tmp_path):

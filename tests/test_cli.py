@@ -158,6 +158,21 @@ def test_a_place_that_cannot_be_written_is_one_line(folders, tmp_path, capsys):
     assert "file" in line
 
 
+def test_figures_replace_no_mask_and_not_each_other(folders, tmp_path, capsys):
+    truth, prediction = folders
+    before = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+    link = tmp_path / "link"
+    link.symlink_to(truth / "a.nii.gz")
+    for words, said in (
+        (("--json", truth / "a.nii.gz"), "is the truth of a"),
+        (("--json", link), "is the truth of a"),
+        (("--csv", prediction / "b.mha"), "is the prediction of b"),
+        (("--json", tmp_path / "same", "--csv", truth / ".." / "same"), "is the file of --json"),
+    ):
+        assert said in failed(capsys, "evaluate", truth, prediction, *words)
+    assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -254,6 +254,14 @@ def test_bad_flags(tmp_path, capsys):
     assert not (tmp_path / "o").exists()
 
 
+def test_a_mask_that_is_not_there_is_said_before_its_format(tmp_path, capsys):
+    study(tmp_path / "in")
+    for name in ("nothere", "nothere.mha"):
+        assert f"{name} does not exist" in failed(capsys, "export", tmp_path / name, tmp_path / "o", "--dicom", tmp_path / "in")
+    (tmp_path / "text.txt").touch()
+    assert "format is not read" in failed(capsys, "export", tmp_path / "text.txt", tmp_path / "o", "--dicom", tmp_path / "in")
+
+
 def test_moments():
     assert moment_of("20240531091500", "f") == moment_of("2024-05-31T09:15:00", "f") == moment_of("2024-05-31 09:15", "f")
     assert moment_of("091500.5", "f") == moment_of("09:15:00.5", "f")

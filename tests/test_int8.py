@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from l2s import challenge, cli, engine, int8, pipeline, quantize, weights
+from l2s.commands.weights import check_truths
 from l2s.errors import InputError, MissingExtra
 from l2s.io.cases import find_cases
 from l2s.io.studies import read_study
@@ -47,6 +48,26 @@ def made(tmp_path_factory, phantoms, make_weights):
     with contextlib.redirect_stdout(printed):
         assert cli.main([*argv, "--samples", "6"]) == 0
     return base / "weights", base / "small", printed.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("flag", ["--calibration", "--evaluate"])
+def test_a_mask_of_ours_is_no_truth(phantoms, tmp_path, capsys, flag):
+    case = tmp_path / "results" / "anna"
+    shutil.copytree(phantoms / find_cases(phantoms)[0].name, case)
+    (case / "truth.mha").rename(case / "mask.mha")
+    (case / "record.json").write_text('{"tool": "l2s 1.0"}')
+    folders = {"--calibration": phantoms, "--evaluate": phantoms} | {flag: case.parent}
+    argv = ["weights", "quantize", "--out", tmp_path / "o", *(word for pair in folders.items() for word in pair)]
+    assert cli.main([str(word) for word in argv]) == 2
+    assert f"{case / 'mask.mha'} is the mask of a result of l2s, no truth" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+    # the truth beside it is taken, and a mask that another program recorded
+    check_truths(phantoms)
+    shutil.copy(case / "mask.mha", case / "truth.mha")
+    check_truths(case.parent)
+    (case / "truth.mha").unlink()
+    (case / "record.json").write_text('{"tool": "other"}')
+    check_truths(case.parent)
 
 
 @pytest.fixture

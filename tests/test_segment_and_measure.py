@@ -192,6 +192,16 @@ def test_references_from_flags(segmented, tmp_path, capsys):
     assert any("by janmahasatian, these by james" in line for line in percist["reason"])
 
 
+def test_a_baseline_that_cannot_be_used_is_said(segmented, caplog):
+    words = ["measure", "--pet", segmented / "SUV.nii.gz", "--mask", segmented / "mask.nii.gz", "--baseline", segmented]
+    assert cli.main([str(w) for w in words]) == 0
+    line = "is not used: weight, height, sex not known: no lean body mass; give --weight-kg, --height-cm and --sex"
+    assert f"--baseline {segmented} {line}" in caplog.text
+    caplog.clear()
+    assert cli.main([str(w) for w in [*words, "--weight-kg", "80", "--height-cm", "180", "--sex", "M"]]) == 0
+    assert "is not used" not in caplog.text
+
+
 def test_a_mask_of_another_tool(segmented, tmp_path, capsys):
     pet, mask = segmented / "SUV.nii.gz", segmented / "mask.nii.gz"
     assert cli.main(["measure", "--pet", str(pet), "--mask", str(mask)]) == 0
@@ -275,6 +285,9 @@ def test_what_segment_refuses_before_any_work(case, weights_folder, tmp_path, ca
         ((case, tmp_path / "file"), "file is a file"),
         ((case, foreign), "holds SUV.nii.gz but no record.json"),
         ((own, own), "holds the input SUV.mha"),
+        ((case, case), "is the case's own folder"),
+        ((case, case / "images"), "lies in the input folder"),
+        ((case, case / "images" / "new"), "lies in the input folder"),
         ((case, tmp_path / "o", "--min-volume-ml", "-1"), "minimum volume -1 ml"),
         ((case, tmp_path / "o", "--spacing-mm", "4", "4", "0.1"), "--spacing-mm 4 4 0.1"),
         ((case, tmp_path / "o", "--time-budget", "0"), "--time-budget 0"),

@@ -31,18 +31,24 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     """Dice, false positive and false negative volume (autoPET), lesion detection and surface distances of predicted masks."""
     from tqdm import tqdm
 
+    from l2s.io.inputs import check_target
     from l2s.measure import table
     from l2s.measure.metrics import evaluate_masks
     from l2s.measure.surface import surface_scores
     from l2s.wholefile import write_text
 
-    outputs = [path for path in (arguments.json, arguments.csv) if path]
-    for path in outputs:  # before the work, not after it
+    pairs = pairs_of(arguments)
+    kept = {f"{what} of {case}": path for case, *both in pairs for what, path in zip(("the truth", "the prediction"), both)}
+    for flag, path in (("--json", arguments.json), ("--csv", arguments.csv)):  # before the work, not after it
+        if path is None:
+            continue
         if path.is_dir():
             raise InputError(f"{path} is a folder; name a file")
+        check_target(flag, path, kept)
+        kept[f"the file of {flag}"] = path
         path.resolve().parent.mkdir(parents=True, exist_ok=True)
     scores, surfaces = [], []
-    for case, truth_path, prediction_path in tqdm(pairs_of(arguments), disable=None, leave=False):
+    for case, truth_path, prediction_path in tqdm(pairs, disable=None, leave=False):
         prediction, other = read_mask(prediction_path)
         truth, grid = read_region(truth_path, other, arguments.roi) if arguments.roi else read_mask(truth_path)
         if not grid.matches(other):

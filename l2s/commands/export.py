@@ -55,6 +55,8 @@ def run_export(arguments: argparse.Namespace) -> None:
     from l2s.io.sr_out import figures_of, volumes_of
     from l2s.measure import lesions
 
+    if not arguments.mask.exists():
+        raise InputError(f"{arguments.mask} does not exist; name a mask (.mha, .nii, .nii.gz)")
     check_apart(arguments.out, arguments.dicom)
     formats = read_formats(arguments.format, DICOM_FORMATS)
     settings = lesions.Settings(arguments.connectivity, arguments.min_volume_ml)

@@ -70,12 +70,17 @@ def run_measure(arguments: argparse.Namespace) -> None:
         logging.getLogger(__name__).warning("%s", line)
     settings = lesions.Settings(arguments.connectivity, arguments.min_volume_ml, liver, blood, body, arguments.lbm, baseline)
     measures = lesions.measure(saved.study, saved.mask, saved.probability, saved.cue, settings, saved.mask_name)
-    for line in measures.warnings:
+    found, percist = list(measures.warnings), measures.patient.percist
+    if baseline and percist.lean_mass_kg is None:
+        found.append(
+            f"--baseline {arguments.baseline} is not used: {'; '.join(percist.reason)}; give --weight-kg, --height-cm and --sex"
+        )
+    for line in found:
         logging.getLogger(__name__).warning("%s", line)
     print(lesion_table.as_text(measures))
     if arguments.outdir:
         if arguments.pet:
-            names = write_folder(arguments, saved, measures, [*warnings, *lines, *measures.warnings])
+            names = write_folder(arguments, saved, measures, [*warnings, *lines, *found])
         else:
             names = write_table(arguments.outdir, saved, measures)
         print(f"{arguments.outdir}: {', '.join(names)}")

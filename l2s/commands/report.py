@@ -75,6 +75,7 @@ def check_words(arguments: argparse.Namespace, folder: Path | None) -> None:
 def check(arguments: argparse.Namespace, folder: Path | None, output: Path) -> None:
     """Raises InputError, before any work, for paths that would end it."""
     from l2s import outdir
+    from l2s.io.inputs import check_target
 
     if output.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"-o {output}: the page is HTML; give a name that ends in .html")
@@ -88,8 +89,8 @@ def check(arguments: argparse.Namespace, folder: Path | None, output: Path) -> N
         path = getattr(arguments, flag)
         if path and not path.is_file():
             raise InputError(f"--{flag} {path}: no such file")
-        if path and path.resolve() == output.resolve():
-            raise InputError(f"-o {output} is the file of --{flag}; name another")
+        if path:
+            check_target("-o", output, {f"the file of --{flag}": path})
     outdir.check_writable(output.resolve().parent)
 
 

@@ -76,8 +76,8 @@ def read_formats(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
 def run_segment(arguments: argparse.Namespace) -> None:
     """Mark the lesions of one PET/CT by L2SNet and measure them. Research use only."""
     from l2s import api, outdir, run
+    from l2s.io import inputs
     from l2s.io.dicom_files import check_apart
-    from l2s.io.inputs import read_input
     from l2s.measure import lesion_table
     from l2s.measure.lesions import Settings
 
@@ -95,10 +95,12 @@ def run_segment(arguments: argparse.Namespace) -> None:
     record = run.Record()
     # the model comes last: it takes the longest to load, and most of what is wrong is wrong with the input
     with record.stage("read"):
-        case = read_input(arguments.input, arguments.ct, arguments.pet_series, arguments.ct_series, overrides)
+        case = inputs.read_input(arguments.input, arguments.ct, arguments.pet_series, arguments.ct_series, overrides)
     outdir.check(arguments.outdir, case.files.values())
     if case.dicom:  # beside a result's images the next reading of the folder would take them, not the DICOM
         check_apart(arguments.outdir, arguments.input)
+    elif case.kind == "grand-challenge":
+        inputs.check_apart(arguments.outdir, arguments.input)
     if dicom:
         api.check_dicom(case, dicom)
     plan, model = run.load_model(arguments, record)

@@ -12,7 +12,16 @@ import sys
 import threading
 from pathlib import Path
 
+from l2s.commands import segment
+from l2s.commands.dicom_options import add_dicom_options
 from l2s.errors import InputError
+
+
+class Refusing(argparse.ArgumentParser):
+    """A parser that raises InputError where argparse prints its usage and ends the process."""
+
+    def error(self, message: str):
+        raise InputError(f"further flags of l2s segment: {message}; l2s segment --help lists them")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -63,6 +72,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
     from l2s.serve import config as configuration
 
     config = configuration.load(arguments.config, flags_of(arguments))
+    check_segment_flags(config.segment.flags)
     if arguments.retry:
         from l2s.serve import spool
 
@@ -101,6 +111,27 @@ def flags_of(arguments: argparse.Namespace) -> dict[str, object]:
         "segment.flags": tuple(arguments.segment_flags) or None,
         "retention.delete_received_h": arguments.delete_received_h,
     } | {f"destination.{key}": value for key, value in where.items()}
+
+
+def check_segment_flags(flags: tuple[str, ...]) -> None:
+    """Raises InputError for further flags at which every study would fail, or that would give all of them one patient's facts."""
+    from l2s import api
+    from l2s.measure.lesions import Settings
+
+    if "-h" in flags or "--help" in flags:
+        raise InputError("further flags of l2s segment: --help segments nothing; leave it out")
+    commands = Refusing(add_help=False).add_subparsers()
+    segment.add(commands)
+    parser, own = commands.choices["segment"], argparse.ArgumentParser()
+    parser.set_defaults(format=None)
+    add_dicom_options(own)
+    given = parser.parse_args(["INPUT", "OUTDIR", *flags])
+    for name in (*vars(own.parse_args([])), "uid_seed", "ct", "format"):
+        if getattr(given, name) is not None:
+            flag = next(word for word in flags if word.startswith(f"--{name.replace('_', '-')}")).partition("=")[0]
+            why = "the node sends SEG, SR and RTSTRUCT" if name == "format" else "it would hold for every patient"
+            raise InputError(f"further flags of l2s segment: {flag} cannot be given ({why}); leave it out")
+    api.check(given, Settings(given.connectivity, given.min_volume_ml))
 
 
 def check(config) -> None:

@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from l2s.errors import InputError
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     weights = commands.add_parser("weights", help="verify or list a weights folder, or make int8 networks of it")
@@ -31,8 +33,8 @@ def add_quantize(actions) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="cases to take the ranges of values from: CASE/images/{ct,pet}/*.mha or CASE/{CT,PET}.nii.gz; truth.mha or GTV.nii.gz "
-        "beside them where there is one",
+        help="cases to take the ranges of values from: CASE/images/{ct,pet}/*.mha, or CASE/ with SUV or PET and CTres or CT "
+        "(.mha, .nii, .nii.gz); beside them truth, GTV, seg or mask where there is one",
     )
     quantize.add_argument(
         "--evaluate", type=Path, metavar="DIR", help="other cases, to measure the loss of Dice on (default: the calibration's)"
@@ -75,6 +77,9 @@ def run_weights_quantize(arguments: argparse.Namespace) -> None:
 
     from l2s import quantize, weights
 
+    for cases in (arguments.calibration, arguments.evaluate):
+        if cases:
+            check_truths(cases)
     facts = quantize.quantize(
         weights.find(arguments.folder),
         arguments.calibration,
@@ -88,3 +93,16 @@ def run_weights_quantize(arguments: argparse.Namespace) -> None:
         return
     whose = "the calibration's own cases" if facts.accuracy.calibration_cases else "other cases"
     print(f"{arguments.out}: int8 networks; Dice measured on {facts.accuracy.cases} of {whose}")
+
+
+def check_truths(cases: Path) -> None:
+    """Raises InputError where a case's truth is the mask of a result of ours: the networks would agree with themselves."""
+    from l2s import outdir
+    from l2s.io.cases import find_cases
+
+    for case in find_cases(cases):
+        if case.truth and case.truth.name in outdir.MASKS and outdir.is_ours(case.truth.parent):
+            raise InputError(
+                f"{case.truth} is the mask of a result of l2s, no truth; put the true one beside it as truth.nii.gz, or leave "
+                f"{case.name} out"
+            )

@@ -135,7 +135,9 @@ def _mha_grid(path: Path) -> Grid:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:  # SimpleITK raises nothing more precise
-        raise InputError(f"{path} cannot be read as MHA ({_reason(error)}); copy it again") from None
+        reason = _reason(error).removeprefix("Reason: ")
+        said = "" if reason == "Success" else f" ({reason})"  # ITK's word for a file that is no MHA
+        raise InputError(f"{path} cannot be read as MHA{said}; copy it again, or convert it if it is none") from None
     size, spacing = reader.GetSize(), reader.GetSpacing()
     _check_volume(path.name, size, spacing, reader.GetNumberOfComponents())
     return Grid.from_itk(size, spacing, reader.GetOrigin(), reader.GetDirection())

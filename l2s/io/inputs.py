@@ -105,6 +105,27 @@ def is_challenge(folder: Path) -> bool:
     return any((folder / "images" / kind).is_dir() for kind in NAMES)
 
 
+def check_apart(outdir: Path, case: Path) -> None:
+    """Raises InputError where results would be written among a case's images: the next run would find them in its input."""
+    target = Path(outdir).resolve()
+    if target == Path(case).resolve():
+        raise InputError(f"{outdir} is the case's own folder; name another one for the results")
+    for folder in (case / "images", *(case / "images" / kind for kind in NAMES)):  # each may be a link
+        if folder.resolve() in (target, *target.parents):
+            raise InputError(f"{outdir} lies in the input folder {folder}; name a folder outside it for the results")
+
+
+def check_target(flag: str, target: Path, kept: dict[str, Path]) -> None:
+    """Raises InputError, before any work, where a file to write is one to keep, by whatever path.
+
+    Args:
+        kept: what the message calls a file -> its path.
+    """
+    for what, path in kept.items():
+        if path.resolve() == target.resolve():
+            raise InputError(f"{flag} {target} is {what}; name another")
+
+
 def read_dicom_input(
     path: Path, ct: Path | None, pet_series: str | None, ct_series: str | None, overrides: Overrides | None
 ) -> Case:

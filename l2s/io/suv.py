@@ -377,15 +377,14 @@ def _dose(headers: Sequence[Dataset], decay: str, overrides: Overrides, warnings
 
 def _half_life(headers: Sequence[Dataset], overrides: Overrides) -> float:
     if overrides.half_life_s is not None:
-        return _limited(overrides.half_life_s, (1.0, 1e8), "the half-life", "s", "--half-life-s")
+        return _given_half_life(headers, overrides.half_life_s)
     half_life = of_dose(headers, "RadionuclideHalfLife", number)
     drug = pharmaceutical(headers)
-    nuclide = _nuclide(drug)
+    coded = _nuclide(drug)
+    # a tracer alone is enough to doubt a half-life that is there, too little to make one up
+    nuclide = coded or _nuclide_of_fdg(drug)
     known = NUCLIDES[nuclide][2] if nuclide else None
-    if half_life and known is None and _tracer_of(drug) == "FDG":
-        # enough to doubt a half-life that is there, too little to make one up
-        nuclide, known = "F-18", NUCLIDES["F-18"][2]
-    if not half_life and known is None:
+    if not half_life and coded is None:
         raise InputError(
             "RadionuclideHalfLife is absent and the radionuclide's code is not known; give it by --half-life-s (F-18: 6586.2)"
         )
@@ -395,6 +394,26 @@ def _half_life(headers: Sequence[Dataset], overrides: Overrides) -> float:
             "give the true one by --half-life-s"
         )
     return _limited(half_life or known, (1.0, 1e8), "the half-life", "s", "--half-life-s")
+
+
+def _given_half_life(headers: Sequence[Dataset], half_life: float) -> float:
+    """The user's, held to the nuclide as the header's is; accepted where the header names none."""
+    _limited(half_life, (1.0, 1e8), "the half-life", "s", "--half-life-s")
+    drug = lenient(pharmaceutical, headers)
+    nuclide = lenient(_nuclide, drug) or _nuclide_of_fdg(drug)
+    known = NUCLIDES[nuclide][2] if nuclide else None
+    if known and abs(half_life / known - 1) > HALF_LIFE_TOLERANCE:
+        units = ((60, "minutes"), (3600, "hours"))
+        unit = next((f", it is in {name}" for s, name in units if abs(half_life * s / known - 1) <= HALF_LIFE_TOLERANCE), "")
+        raise InputError(
+            f"--half-life-s is {half_life:g} s{unit}, but {nuclide} has {known:g} s (limit {HALF_LIFE_TOLERANCE:.0%} apart); "
+            "give that one, or mend the header where it names the wrong nuclide or tracer"
+        )
+    return half_life
+
+
+def _nuclide_of_fdg(drug: Dataset | None) -> str | None:
+    return "F-18" if _tracer_of(drug) == "FDG" else None
 
 
 def _philips(

@@ -221,8 +221,10 @@ def retry(root: Path, study: str) -> Job:
     """Puts the newest generation of a failed study back where it failed: to sending where its results are fixed, else into the queue.
 
     Raises:
-        InputError: the study has no failed job, or a newer generation than the failed one.
+        InputError: root is no spool, or the study has no failed job, or a newer generation than the failed one.
     """
+    if not (root / "failed").is_dir():
+        raise InputError(f"{root} is no spool; name the folder that `l2s serve --spool` was given")
     job = newest(root, study) if JOB_NAME.fullmatch(f"{study}_g1") else None
     if job is None or not (place := folder(root, "failed", job)).is_dir():
         raise InputError(f"{study}: its newest job is not in {root / 'failed'}; --status lists what is there")

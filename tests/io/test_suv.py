@@ -572,6 +572,20 @@ def test_a_half_life_of_another_unit_is_refused():
     assert factor(pet_header({"RadionuclideHalfLife": "4070", "Radiopharmaceutical": "PSMA"})) > 0
 
 
+def test_a_half_life_of_the_user_is_held_to_the_nuclide_too():
+    for header in (pet_header({"nuclide": F18}), pet_header()):  # by its code, by the tracer alone
+        assert "110 s, it is in minutes, but F-18 has 6586.2 s (limit 3% apart)" in refused(header, half_life_s=110.0)
+        assert "1.83 s, it is in hours, but F-18" in refused(header, half_life_s=1.83)
+        assert "4070 s, but F-18" in refused(header, half_life_s=4070.0)
+        assert factor(header, half_life_s=6600.0) == pytest.approx(80e3 / 4e8 * 2 ** (3600 / 6600))
+    wrong = pet_header({"RadionuclideHalfLife": "109.8", "nuclide": F18})
+    assert factor(wrong, half_life_s=6586.2) == pytest.approx(expected(60))
+    # of an unknown nuclide nothing is known better
+    unknown = pet_header({"Radiopharmaceutical": "PSMA"})
+    assert factor(unknown, half_life_s=4070.0) == pytest.approx(80e3 / 4e8 * 2 ** (3600 / 4070))
+    assert "limits" in refused(unknown, half_life_s=0.0)
+
+
 def test_nuclide_codes_are_those_of_dicom():
     from pydicom.sr._concepts_dict import concepts
     from pydicom.sr._snomed_dict import mapping

@@ -80,7 +80,7 @@ def test_check(tmp_path, capsys):
         (["--config", "absent.toml"], "absent.toml"),
         (["--status", "empty"], "is no spool"),
         (["--spool", "s", "--json"], "--status"),
-        (["--spool", "s", "--retry", "1.2.3"], "1.2.3"),
+        (["--spool", "s", "--retry", "1.2.3"], "s is no spool"),
     ],
 )
 def test_what_is_refused(tmp_path, monkeypatch, capsys, argv, said):
@@ -88,6 +88,45 @@ def test_what_is_refused(tmp_path, monkeypatch, capsys, argv, said):
     Path("file").touch()
     Path("empty").mkdir()
     assert said in failed(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--bogus"], "unrecognized arguments: --bogus"),
+        (["--dev", "cpu"], "unrecognized arguments: --dev cpu"),
+        (["--device"], "expected one argument"),
+        (["--precision", "int4"], "invalid choice: 'int4'"),
+        (["elsewhere"], "unrecognized arguments: elsewhere"),
+        (["--help"], "--help segments nothing"),
+        (["--format", "nii.gz"], "--format cannot be given (the node sends"),
+        (["--weight-kg", "70"], "--weight-kg cannot be given (it would hold for every patient)"),
+        (["--height-m=1.7"], "--height-m cannot be given"),
+        (["--sex", "F"], "--sex cannot be given"),
+        (["--dose-bq", "3e8"], "--dose-bq cannot be given"),
+        (["--half-life-s", "6586.2"], "--half-life-s cannot be given"),
+        (["--injection-time", "09:00:00"], "--injection-time cannot be given"),
+        (["--reference-datetime", "09:00:00"], "--reference-datetime cannot be given"),
+        (["--pet-series", "1.2"], "--pet-series cannot be given"),
+        (["--ct-series", "1.2"], "--ct-series cannot be given"),
+        (["--ct", "a.mha"], "--ct cannot be given"),
+        (["--uid-seed", "a"], "--uid-seed cannot be given"),
+        (["--time-budget", "0"], "--time-budget 0"),
+        (["--min-volume-ml", "-1"], "minimum volume -1 ml"),
+    ],
+)
+def test_flags_of_the_segmentation_are_checked_at_the_start(tmp_path, capsys, flags, said):
+    assert said in failed(capsys, "--spool", tmp_path / "s", "--check", "--", *flags)
+    assert not (tmp_path / "s").exists()
+
+
+def test_flags_of_the_segmentation_in_the_file_are_checked_too(tmp_path, capsys):
+    file = tmp_path / "node.toml"
+    file.write_text(f'spool = "s"\n[listen]\nport = {peers.free_port()}\n[segment]\nflags = ["--weight-kg", "70"]\n')
+    assert "--weight-kg cannot be given" in failed(capsys, "--config", file, "--check")
+    flags = ["--device", "cpu", "--report", "--mirror", "x", "--max-ram", "4G", "--connectivity", "26"]
+    assert cli.main(["serve", "--config", str(file), "--check", "--", *flags]) == 0
+    assert f"further flags: {' '.join(flags)}" in capsys.readouterr().out
 
 
 def test_status(tmp_path, capsys):
