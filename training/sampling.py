@@ -10,11 +10,14 @@ from torch import Tensor
 
 from l2s.errors import InputError
 from l2s.localize import planes
+from l2s.localize.network import STRIDE
 from l2s.segment import windows
 from l2s.working import AIR_HU
 from training.augment import draw_geometry, drawn_from, intensities
 from training.cases import Case
 from training.recipe import LocalizerRecipe, SegmenterRecipe, Source
+
+NOWHERE = (None, None, None)
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,14 @@ class Picker:
         return Picked(pool[rng.integers(len(pool))], None, False)
 
 
-def draw_centre(rng: np.random.Generator, length: int, size: int, must_see: int | None) -> int:
-    """The centre of a window of `size` on an axis: anywhere inside, or so that it sees one index; short axes are placed at random."""
+def draw_centre(rng: np.random.Generator, length: int, size: int, must_see: int | None, beyond: int = 0) -> int:
+    """The centre of a window of `size` on an axis: anywhere inside, or so that it sees one index; short axes are placed at random.
+
+    A window of a longer axis may lie up to `beyond` past a face.
+    """
     low, high = sorted((size // 2, length - size + size // 2))
+    if length > size:
+        low, high = low - beyond, high + beyond
     if must_see is not None and length > size:
         # the window keeps a fringe of an eighth around what it must see, where the volume allows it
         reach = size // 2 - size // 8
@@ -95,6 +103,15 @@ def read_block(array: np.ndarray, centre, size, fill: float = 0.0) -> np.ndarray
         target.append(slice(a - start, b - start))
     out[tuple(target)] = array[tuple(source)]
     return out
+
+
+def draw_beyond(rng: np.random.Generator, padding: int) -> int:
+    """How far a sample may lie past the faces of its case on an axis: not at all, or by what inference pads with air at most.
+
+    Where no sample does, air above a head is what only a patient's crop shows, and the padded brain is taken for a tumour
+    (training/README.md, Choices).
+    """
+    return padding if rng.random() < 0.5 else 0
 
 
 def sample_rng(seed: int, stage: int, step: int, sample: int) -> np.random.Generator:
@@ -129,7 +146,8 @@ class PlaneSampler:
         rng = sample_rng(self.seed, 1, step, sample)
         picked = self.pick(rng)
         case, shape = picked.case, picked.case.truth.shape
-        centre = [draw_centre(rng, length, c, s) for length, c, s in zip(shape, self.crop, picked.voxel or (None, None, None))]
+        beyond = [0 if k == axis else draw_beyond(rng, STRIDE) for k in range(3)]  # all planes are the case's own
+        centre = [draw_centre(rng, *of_axis) for of_axis in zip(shape, self.crop, picked.voxel or NOWHERE, beyond)]
         if not picked.lesion:
             centre[axis] = lesion_free(rng, centre[axis], shape[axis], case.lesion_planes[axis])
         gain = rng.uniform(1 - recipe.augment.gain, 1 + recipe.augment.gain)
@@ -164,7 +182,8 @@ class PatchSampler:
         rng = sample_rng(self.seed, 2, step, sample)
         picked = self.pick(rng)
         case, patch = picked.case, tuple(recipe.windows.patch_zyx)
-        centre = [draw_centre(rng, n, p, s) for n, p, s in zip(case.truth.shape, patch, picked.voxel or (None, None, None))]
+        beyond = [draw_beyond(rng, recipe.network.stride) for _ in range(3)]
+        centre = [draw_centre(rng, *of_axis) for of_axis in zip(case.truth.shape, patch, picked.voxel or NOWHERE, beyond)]
         gain = rng.uniform(1 - recipe.augment.gain, 1 + recipe.augment.gain)
         turn = draw_geometry(rng, recipe.augment, patch, "zyx")
         # CT counts from air here, so that beyond the block's faces 0 is air in both images

@@ -96,7 +96,8 @@ def test_planes_have_their_shapes_and_their_share_of_lesion():
 
 
 def test_patches_show_the_lesion_bright_under_truth_and_cue():
-    recipe = dataclasses.replace(RECIPE.segmenter, lesion_share=1.0)
+    sharp = dataclasses.replace(RECIPE.segmenter.augment, blur_chance=0.0, low_resolution_chance=0.0)
+    recipe = dataclasses.replace(RECIPE.segmenter, lesion_share=1.0, augment=sharp)
     recipe = dataclasses.replace(recipe, windows=dataclasses.replace(recipe.windows, patch_zyx=(24, 24, 24)))
     sampler = PatchSampler(CASES, recipe, SOURCES, 1)
     for step in range(5):
@@ -177,6 +178,60 @@ def test_centres_keep_windows_inside_and_see_what_they_must(length, size):
                 assert length - size <= start <= 0
             if see is not None:
                 assert start <= see < start + size
+
+
+@pytest.mark.parametrize("see", [None, 0, 99])
+def test_centres_may_lie_beyond_the_faces(see):
+    rng = np.random.default_rng(0)
+    starts = [draw_centre(rng, 100, 32, see, beyond=10) - 16 for _ in range(400)]
+    assert (min(starts), max(starts)) == {None: (-10, 78), 0: (-10, 0 - 4), 99: (99 - 28, 78)}[see]
+    assert {draw_centre(rng, 20, 32, see and 19, 10) - 16 for _ in range(400)} == set(range(-12, 1))  # it is seen whole
+
+
+def as_it_is(recipe, **changes):
+    """The recipe without a change of geometry or intensity."""
+    chances = {f.name: 0.0 for f in dataclasses.fields(recipe.augment) if f.name.endswith("_chance")}
+    augment = dataclasses.replace(recipe.augment, gain=0.0, mirror=(), **(chances | changes))
+    return dataclasses.replace(recipe, augment=augment)
+
+
+def full_case(shape) -> Case:
+    """SUV 1 and water everywhere, a lesion of SUV 9 near the last row."""
+    case = make_case("full", "sts", shape)
+    truth = np.zeros(shape, bool)
+    truth[-6:-2, 20:24, 20:24] = True
+    planes_zyx = tuple(np.flatnonzero(np.moveaxis(truth, axis, 0).any((1, 2))) for axis in range(3))
+    pet = np.where(truth, np.float32(9), np.float32(1))
+    return dataclasses.replace(
+        case,
+        pet_suv=pet,
+        ct_hu=np.zeros(shape, np.int16),
+        truth=truth,
+        cue=truth.astype(np.float16),
+        lesion_voxels=(some_voxels(truth),),
+        lesion_planes=planes_zyx,
+        hot_voxels=some_voxels(~truth),
+    )
+
+
+def test_planes_show_as_much_air_past_a_head_as_inference_pads():
+    """Else air above a brain is what crops of tumours alone show."""
+    recipe = dataclasses.replace(as_it_is(RECIPE.localizer), crop=(64, 64), lesion_share=1.0, hot_share=0.0)
+    sampler = PlaneSampler([full_case((130, 40, 100))], recipe, (Source("sts", 1.0),), 3)
+    air = [int((sampler.one(0, k)[0][2] == -1).all(1).sum()) for k in range(200)]
+    assert air.count(0) > 60
+    assert max(air) == 32
+    assert sum(n > 0 for n in air) > 60
+    assert all(bool(sampler.one(0, k)[1].any()) for k in range(200))
+
+
+def test_patches_show_as_much_air_as_tiles_pad():
+    recipe = dataclasses.replace(as_it_is(RECIPE.segmenter), lesion_share=1.0, hot_share=0.0)
+    recipe = dataclasses.replace(recipe, windows=dataclasses.replace(recipe.windows, patch_zyx=(24, 24, 24)))
+    sampler = PatchSampler([full_case((60, 40, 40))], recipe, (Source("sts", 1.0),), 3)
+    air = [int((sampler.one(0, k)[0] == -1).all(0).flatten(1).all(1).sum()) for k in range(100)]
+    assert air.count(0) > 30
+    assert max(air) == 8
 
 
 def test_blocks_beyond_the_faces_are_filled():
