@@ -82,10 +82,12 @@ def differences(methods: Methods) -> str:
     lines = []
     for first, second in pairs:
         found = [(statistics.paired(methods[first], methods[second], field), digits) for field, _, digits in FIELDS]
-        lines.append([f"{first} - {second}", *(f"{interval(d.estimate, digits)} {d.verdict}" for d, digits in found)])
+        lines.append(
+            [f"{first} - {second}", *(f"{interval(d.estimate, digits)} {d.verdict}, p {figure(d.p, 3)}" for d, digits in found)]
+        )
     title = (
         "**Paired differences**, case by case. Better or worse is said of the first method, only where the interval leaves out 0 and "
-        f"{statistics.LEAST_PATIENTS} patients or more say so; the intervals are not corrected for their number."
+        "p, of swapping the methods patient by patient, is below 0.05; nothing is corrected for the number of differences."
     )
     return markdown(title, ["difference", *(name for _, name, _ in FIELDS)], lines)
 

@@ -1,5 +1,6 @@
 """Means, intervals, folds, differences, sizes and detection: figures worked out by hand, the bootstrap against a literal loop."""
 
+import itertools
 import math
 
 import numpy as np
@@ -118,6 +119,28 @@ def test_an_interval_that_holds_zero_decides_nothing(deltas):
     first = [row(str(k), 0.5 + d) for k, d in enumerate(deltas)]
     second = [row(str(k), 0.5) for k in range(len(deltas))]
     assert statistics.paired(first, second, "dice").verdict == "not decided"
+
+
+def test_sign_flips_are_the_literal_loop():
+    deltas, patients = [0.3, -0.1, NAN, 0.2, 0.05, 0.4, 0.1], ["a", "b", "b", "a", "c", "d", "e"]
+    sums = {"a": 0.5, "b": -0.1, "c": 0.05, "d": 0.4, "e": 0.1}
+    seen = abs(sum(sums.values()))
+    ways = [abs(sum(s * v for s, v in zip(signs, sums.values()))) for signs in itertools.product((1, -1), repeat=5)]
+    assert statistics.sign_flips(deltas, patients) == pytest.approx(sum(way >= seen - 1e-12 for way in ways) / len(ways))
+    assert statistics.sign_flips([0.2, 0.1], ["a", "a"]) == 1.0
+    assert math.isnan(statistics.sign_flips([NAN], ["a"]))
+
+
+def test_chance_is_called_a_difference_once_in_twenty():
+    """At n = 8 the interval alone calls one in eight."""
+    rng, called, outside = np.random.default_rng(4), 0, 0
+    for _ in range(300):
+        found = statistics.paired(
+            [row(str(k), d) for k, d in enumerate(rng.normal(size=8))], [row(str(k), 0.0) for k in range(8)], "dice"
+        )
+        called += found.verdict != "not decided"
+        outside += not found.estimate.low <= 0 <= found.estimate.high
+    assert called <= 0.07 * 300 < 0.1 * 300 < outside
 
 
 def test_lesions_fall_into_their_size_class():
