@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from l2s import fuse
 from l2s.errors import InputError
 from l2s.localize.network import Localizer, LocalizerConfig
 from l2s.localize.network import fold_batch_norms as fold_localizer
@@ -165,6 +166,7 @@ def check_values(manifest: Manifest) -> None:
     stride = second.network.stride
     for good, field, value in (
         (all(0 < s < math.inf for s in manifest.spacing_mm_zyx), "spacing_mm_zyx", manifest.spacing_mm_zyx),
+        (manifest.fusion in fuse.POLICIES, "fusion", manifest.fusion),
         (first.planes.plane in PLANE_AXIS, "localizer.planes.plane", first.planes.plane),
         (first.network.neighbours >= 0, "localizer.network.neighbours", first.network.neighbours),
         (second.network.norm in NORMS, "segmenter.network.norm", second.network.norm),

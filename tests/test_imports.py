@@ -22,7 +22,7 @@ ALLOWED = {  # part of l2s -> the other parts that it may import
     "components": {"errors"},
     **dict.fromkeys(STAGES, BASE),
     "phantom": BASE | {"io"},  # it writes its cases as files
-    "weights": BASE | {"localize", "segment"},
+    "weights": BASE | {"localize", "segment", "fuse"},
     "ensemble": {"errors"},
     "pipeline": BASE | {"weights", "ensemble", "localize", "segment", "fuse"},
     "int8": BASE | {"weights"},

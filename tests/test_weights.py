@@ -56,6 +56,7 @@ def test_the_order_of_search(tmp_path, monkeypatch, weights_folder):
         (lambda m: m.update(spacing_mm_zyx=[4, 4]), "spacing_mm_zyx"),
         (lambda m: m["localizer"].update(files=[]), "one of each"),
         (lambda m: m.update(spacing_mm_zyx=[4, 0, 4]), "spacing_mm_zyx"),
+        (lambda m: m.update(fusion="both"), "fusion is 'both'"),
         (lambda m: m["localizer"]["planes"].update(plane="oblique"), "oblique"),
         (lambda m: m["segmenter"]["network"].update(norm="group"), "group"),
         (lambda m: m["segmenter"]["windows"].update(windows="spiral"), "spiral"),

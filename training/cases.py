@@ -8,6 +8,7 @@ fold_K/cues/NAME.b2nd                         the cue, by make_cues
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -19,7 +20,7 @@ import blosc2
 import numpy as np
 from scipy import ndimage
 
-from l2s.errors import InputError
+from l2s.errors import InputError, first_line
 from l2s.measure.metrics import dice, fnv_ml, fpv_ml
 from l2s.study import Study
 from l2s.wholefile import whole_file
@@ -108,17 +109,21 @@ class Case:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Writes array (z, y, x) as a new .b2nd file."""
+    """Writes array (z, y, x) as a new .b2nd file; raises OSError where it cannot be written."""
     chunks = tuple(min(n, c) for n, c in zip(array.shape, CHUNK_ZYX))
-    blosc2.asarray(
-        np.ascontiguousarray(array),
-        chunks=chunks,
-        blocks=tuple(min(c, b) for c, b in zip(chunks, BLOCK_ZYX)),
-        urlpath=str(path),
-        mode="w",
-        # three quarters of LZ4's size; LZ4 unpacks three times as fast, but either is fast beside a training step
-        cparams={"codec": blosc2.Codec.ZSTD, "clevel": 3, "nthreads": 1},
-    )
+    try:
+        blosc2.asarray(
+            np.ascontiguousarray(array),
+            chunks=chunks,
+            blocks=tuple(min(c, b) for c, b in zip(chunks, BLOCK_ZYX)),
+            urlpath=str(path),
+            mode="w",
+            # three quarters of LZ4's size; LZ4 unpacks three times as fast, but either is fast beside a training step
+            cparams={"codec": blosc2.Codec.ZSTD, "clevel": 3, "nthreads": 1},
+        )
+    except RuntimeError as error:  # blosc2 says no more than that a chunk could not be appended
+        reason = f"writing failed ({first_line(error)}), as it does on a full disk; free some, what is finished is kept"
+        raise OSError(errno.EIO, reason, str(path.parent)) from error
 
 
 def save_cue(folder: Path, name: str, cue: np.ndarray) -> None:

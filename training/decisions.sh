@@ -3,14 +3,27 @@
 #   training/decisions.sh dice|neighbours|clip|norm|cues|windows|thresholds ... [RECIPE.toml]
 # Every choice is compared with one ground: the recipe from random weights (a start that was trained one way would favour it), EPOCHS
 # long (default 16), with in-fold cues (they need no other fold), in the run <name>-choices-<EPOCHS>. Stopped, it goes on when called again.
-# DATA, TRACER, ORGAN_MAPS and FLAGS as in reproduce.sh; PHANTOMS=how many fresh ones (default 12: of fewer than six a kind nothing is decided).
+# Paths are taken from the repository's root. DATA, TRACER, ORGAN_MAPS and FLAGS as in reproduce.sh; PHANTOMS=how many fresh ones (default 12: of fewer than six a kind nothing is decided).
 # Prints a Markdown table a choice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 recipe=training/recipes/small.toml
 choices=()
-for word in "$@"; do case $word in *.toml) recipe=$word ;; *) choices+=("$word") ;; esac done
+for word in "$@"; do
+  case $word in
+    *.toml) recipe=$word ;;
+    dice | neighbours | clip | norm | cues | windows | thresholds) choices+=("$word") ;;
+    *)
+      echo "error: '$word' is none of dice, neighbours, clip, norm, cues, windows, thresholds, and no RECIPE.toml" >&2
+      exit 2
+      ;;
+  esac
+done
+if [ ${#choices[@]} -eq 0 ]; then
+  echo "error: no choice named: give one or more of dice, neighbours, clip, norm, cues, windows, thresholds" >&2
+  exit 2
+fi
 python=${PYTHON:-.venv/bin/python}
 epochs=${EPOCHS:-16}
 ground=${L2S_RUNS:-$HOME/.cache/l2s/runs}/$("$python" -m training.recipe "$recipe" name)-choices-$epochs
@@ -104,10 +117,6 @@ for choice in "${choices[@]}"; do
       ;;
     thresholds)
       "$python" -m training.thresholds --weights "$ground/fold_0/weights" "${data[@]}"
-      ;;
-    *)
-      echo "error: '$choice' is none of dice, neighbours, clip, norm, cues, windows, thresholds" >&2
-      exit 2
       ;;
   esac
 done

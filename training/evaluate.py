@@ -28,7 +28,7 @@ from l2s.wholefile import write_text
 from l2s.working import to_working
 from training import figure, scores, tables
 from training.export import code_version
-from training.held_out import Fold, Job, open_folds, patient_jobs, phantom_jobs, read_or_refuse
+from training.held_out import Fold, Job, open_folds, patient_jobs, phantom_jobs, read_or_refuse, refuse
 from training.prepare import read_data, split_maps
 from training.readers import TRACERS
 from training.run import exit_with
@@ -72,7 +72,12 @@ def score_jobs(jobs: list[Job], kinds: list[str] | None, device: str, out: Path)
     for number, job in enumerate(bar := tqdm(jobs, disable=not sys.stderr.isatty()), 1):
         own_kinds = kinds or [job.fold.manifest.segmenter.windows.windows]
         path, masks_path = out / "scores" / f"{job.stem}.json", out / "masks" / f"{job.stem}.npz"
-        kept = scores.load_rows(path, job.made_from(own_kinds)) if masks_path.is_file() else None
+        try:
+            made_from = job.made_from(own_kinds)
+        except InputError as error:
+            refuse(job, error, refused)
+            continue
+        kept = scores.load_rows(path, made_from) if masks_path.is_file() else None
         if kept is None:
             if fold is not job.fold:  # jobs come fold by fold: one fold's networks are in memory at a time
                 plan, fold, model = engine.choose(device), job.fold, weights.load(job.fold.folder)
@@ -83,7 +88,7 @@ def score_jobs(jobs: list[Job], kinds: list[str] | None, device: str, out: Path)
             masks = dict(methods(study, model, plain, plan, own_kinds))
             kept = f"code {code}, {plan.device_name}", score_masks(job, study, truth, masks)
             scores.save_masks(masks_path, study, {scores.TRUTH: truth, **masks})
-            scores.save_rows(path, job.made_from(own_kinds), *kept)
+            scores.save_rows(path, made_from, *kept)
         makers.add(kept[0])
         rows += kept[1]
         if bar.disable:

@@ -64,16 +64,20 @@ def stage_provenance(folder: Path, recipe: Recipe) -> dict:
         recipe: of now; its network and what that is shown must be those of the training, as no tensor tells how SUV were scaled.
 
     Raises:
-        InputError: the stage has not reached the last epoch of its recipe, or was trained on another input.
+        InputError: the stage has not reached the last step of its recipe, or was trained on another input.
     """
-    last = (read_log(folder) or [{"epoch": 0}])[-1]
+    last = (read_log(folder) or [{"epoch": 0, "step": 0}])[-1]
     path = folder / "recipes.json"
     if not path.is_file():
         raise InputError(f"no {path}: it says how {folder.name} was trained; copy the run's folder as a whole")
     recipes, stage = json.loads(path.read_text()), folder.name.removesuffix("_plain")
     check_input(folder, stage, recipes[-1]["recipe"], plain_fields(recipe))
-    epochs = recipes[-1]["recipe"][stage]["schedule"]["epochs"]
-    if last["epoch"] < epochs:
+    schedule = recipes[-1]["recipe"][stage]["schedule"]
+    # 0 where an old note leaves them to the data
+    steps = recipes[-1].get("steps", schedule["epochs"] * schedule["steps_per_epoch"])
+    if last["step"] < steps:
+        raise InputError(f"{folder} has trained {last['step']} of {steps} steps: let it end first")
+    if not steps and last["epoch"] < (epochs := schedule["epochs"]):
         raise InputError(f"{folder} has trained {last['epoch']} of {epochs} epochs: let it end first")
     return {**last, "recipes": recipes}
 
@@ -133,7 +137,10 @@ def intended_use(sources: list[str]) -> str:
 
 
 def written(out: Path, manifest: weights.Manifest) -> None:
-    """Writes the manifest, unless the one that is there says the same but for the code that wrote it: scores hang on its sum."""
+    """Writes the manifest, unless the one that is there says the same but for the code that wrote it: scores hang on its sum.
+
+    Networks that the one there names and the new one does not are removed.
+    """
     path = out / weights.MANIFEST
     new = json.loads(json.dumps(asdict(manifest)))
     if path.is_file():
@@ -141,7 +148,20 @@ def written(out: Path, manifest: weights.Manifest) -> None:
         old.get("training", {})["code"] = new["training"]["code"]
         if old == new:
             return
+    left = files_of(out) - {entry.file for part in (manifest.localizer, manifest.segmenter) for entry in part.files}
     write_text(path, json.dumps(new, indent=2) + "\n")
+    for name in left:
+        (out / name).unlink(missing_ok=True)
+
+
+def files_of(out: Path) -> set[str]:
+    """The networks' files in a weights folder by its own manifest; none without one that this version reads."""
+    try:
+        manifest, _ = weights.read_manifest(out)
+    except InputError:
+        return set()
+    names = {entry.file for part in (manifest.localizer, manifest.segmenter) for entry in part.files}
+    return {name for name in names if name.endswith(".safetensors") and Path(name).name == name}
 
 
 def main(argv: list[str] | None = None) -> int:

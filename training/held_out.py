@@ -13,7 +13,7 @@ from l2s import weights
 from l2s.errors import InputError
 from l2s.phantom.sample import make_case
 from l2s.study import Grid, Study
-from training.readers import Found, file_marks, find_studies, load_study
+from training.readers import Found, file_marks, find_studies, usable_study
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,11 @@ class Job:
         return isinstance(self.source, int) or self.patient in self.fold.held_out
 
     def made_from(self, kinds: list[str]) -> dict:
-        """What its scores hang on, JSON-able: weights, windows, and the files or all that draws the phantom."""
+        """What its scores hang on, JSON-able: weights, windows, and the files or all that draws the phantom.
+
+        Raises:
+            InputError: a file is gone.
+        """
         made_from = {"weights": self.fold.sha256, "plain": self.fold.plain_sha256, "windows": kinds}
         if isinstance(self.source, Found):
             return made_from | {"files": file_marks(self.source)}
@@ -174,15 +178,20 @@ def read_or_refuse(job: Job, refused: list[str]) -> tuple[Study, np.ndarray] | N
     try:
         return read(job)
     except InputError as error:
-        refused.append(f"{job.name}: {error}")
-        log.warning("refused %s", refused[-1])
+        refuse(job, error, refused)
         return None
+
+
+def refuse(job: Job, error: InputError, refused: list[str]) -> None:
+    """A line in refused and in the log."""
+    refused.append(f"{job.name}: {error}")
+    log.warning("refused %s", refused[-1])
 
 
 def read(job: Job) -> tuple[Study, np.ndarray]:
     """The study and its truth, bool (z, y, x) on the PET's grid; raises InputError where a file cannot be used."""
     if isinstance(job.source, Found):
-        study, truth, warnings = load_study(job.source)
+        study, truth, warnings = usable_study(job.source)
         for line in warnings:
             log.warning("%s: %s", job.name, line)
         return study, truth

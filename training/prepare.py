@@ -30,10 +30,10 @@ from l2s import cores
 from l2s.errors import InputError
 from l2s.phantom.implants import cut_tumour
 from l2s.phantom.sample import make_case, map_files
-from l2s.study import Grid, Study
+from l2s.study import Grid
 from l2s.wholefile import whole_file, write_text
 from training.cases import INDEX, store_case, stored_row
-from training.readers import TRACERS, Found, file_marks, find_studies, load_study
+from training.readers import TRACERS, Found, file_marks, find_studies, usable_study
 from training.recipe import Recipe
 from training.run import open_run, parser
 from training.splits import SYNTHETIC, assign_folds, changed_folds, splits_files, write_splits
@@ -100,7 +100,7 @@ def prepare_one(job: Job, recipe: Recipe, cases: Path, organ_maps: list[Path]) -
             made_from |= {"seed": job.seed, "shape_zyx": list(recipe.phantom_shape_zyx), "organ_maps": [f.name for f in maps]}
         if row := stored_row(cases, job.name, made_from):
             return row
-        study, truth, warnings = _load(job.found) if job.found else (None, None, [])
+        study, truth, warnings = usable_study(job.found) if job.found else (None, None, [])
         if job.seed is not None:
             # a lesion-free donor has no tumour to give: its implant is a phantom like the others
             tumour = cut_tumour(study, truth, job.patient) if job.found else None
@@ -110,16 +110,6 @@ def prepare_one(job: Job, recipe: Recipe, cases: Path, organ_maps: list[Path]) -
         return store_case(cases, job.name, job.source, job.patient, made_from, study, truth, recipe.spacing_mm_zyx, warnings)
     except InputError as error:
         return str(error)
-
-
-def _load(found: Found) -> tuple[Study, np.ndarray, list[str]]:
-    """load_study, where whatever a damaged file makes a reader raise is a reason to refuse this one study."""
-    try:
-        return load_study(found)
-    except InputError:
-        raise
-    except Exception as error:  # nibabel, ITK and the decompressors raise dozens of classes
-        raise InputError(f"reading failed with {type(error).__name__}: {str(error)[:200]}; copy the study again") from error
 
 
 def prepare_all(jobs: list[Job], work: Callable[[Job], dict | str], workers: int) -> list[dict | str]:
@@ -183,22 +173,25 @@ def sift(jobs: list[Job], answers: list[dict | str]) -> tuple[list[dict], list[t
     return [r for r in rows if r["name"] not in orphans], [(job, reason) for job, reason in refused if job.name not in orphans]
 
 
-def gather(data: list[tuple[str, Path]], tracer: str) -> tuple[list[Found], list[tuple[str, str, str]]]:
-    """(studies of all data sets, (source, name, reason) of the incomplete ones); names are unique, none is a made case's."""
-    found, refused, taken = [], [], set()
+def gather(data: list[tuple[str, Path]], tracer: str) -> tuple[list[Found], list[tuple[str, str, str]], dict[str, str]]:
+    """(studies of all data sets, (source, name, reason) of the incomplete ones, name -> its data set's name for the study).
+
+    Names are unique, none is a made case's.
+    """
+    found, refused, labels = [], [], {}
     for source, folder in data:
         its_found, its_refused = find_studies(source, folder, tracer)
         patients = len({f.patient for f in its_found})
         log.info("%s: %d studies of %d patients, %d incomplete", source, len(its_found), patients, len(its_refused))
         for study in its_found:
-            # two sets may both have a case_001; their patients are then taken as one, which costs nothing
+            # two sets may both have a case_001; their patients are then taken as one and share a fold
             name = study.name
-            while name in taken or MADE_NAME.fullmatch(name):
+            while name in labels or MADE_NAME.fullmatch(name):
                 name = f"{source}-{name}"
-            taken.add(name)
+            labels[name] = study.name
             found.append(replace(study, name=name))
         refused += [(source, name, reason) for name, reason in its_refused]
-    return found, refused
+    return found, refused, labels
 
 
 def summary(rows: list[dict]) -> str:
@@ -269,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     cases = run / "cases"
     cases.mkdir(parents=True, exist_ok=True)
     data = read_data(args.data)
-    found, incomplete = gather(data, args.tracer)
+    found, incomplete, labels = gather(data, args.tracer)
     for name in sorted({f.source for f in found} - {source.name for source in recipe.sources}):
         log.warning("the recipe draws no samples from source %r (it has %s)", name, ", ".join(s.name for s in recipe.sources))
     jobs = list_jobs(found, recipe)
@@ -287,7 +280,9 @@ def main(argv: list[str] | None = None) -> int:
     for row in rows:
         for line in row["warnings"]:
             log.warning("%s: %s", row["name"], line)
-    assign_folds(rows, recipe.folds, recipe.seed, splits_files(args.splits, data))
+    for name in sorted({s.name for s in recipe.sources if s.share > 0} - {row["source"] for row in rows}):
+        log.warning("source %r has a share in the recipe but no case: give it with --data, or set its share to 0", name)
+    assign_folds(rows, recipe.folds, recipe.seed, splits_files(args.splits, data), labels)
     write_index(cases, rows, refused, recipe.folds)
     log.info("%s; %d refused; in %s", summary(rows), len(refused), cases)
     return 0

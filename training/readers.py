@@ -98,9 +98,26 @@ def load_study(found: Found) -> tuple[Study, np.ndarray, list[str]]:
     return study, mask > 0.5, warnings + mask_warnings
 
 
+def usable_study(found: Found) -> tuple[Study, np.ndarray, list[str]]:
+    """load_study, where whatever a damaged file makes a reader raise is a reason to refuse this one study."""
+    try:
+        return load_study(found)
+    except InputError:
+        raise
+    except Exception as error:  # nibabel, ITK and the decompressors raise dozens of classes
+        raise InputError(f"reading failed with {type(error).__name__}: {str(error)[:200]}; copy the study again") from error
+
+
 def file_marks(found: Found) -> dict[str, list[int]]:
-    """Size in bytes and time in whole seconds of the files, by name: what tells that a study was replaced."""
-    return {p.name: [p.stat().st_size, int(p.stat().st_mtime)] for p in (found.pet, found.ct, found.truth)}
+    """Size in bytes and time in whole seconds of the files, by name: what tells that a study was replaced.
+
+    Raises:
+        InputError: one is gone or out of reach.
+    """
+    try:
+        return {p.name: [p.stat().st_size, int(p.stat().st_mtime)] for p in (found.pet, found.ct, found.truth)}
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}; copy the study again") from error
 
 
 def safe_name(text: str) -> str:
@@ -174,10 +191,10 @@ def _wanted(kind: str) -> str:
 
 
 def _images(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted; hidden ones, which other systems leave behind, are none."""
+    """The image files of a folder, sorted; hidden ones, which other systems leave behind, are none, nor are links to nowhere."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(ENDINGS) and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(ENDINGS) and p.name[0] != "." and p.is_file())
 
 
 def _subfolders(folder: Path) -> list[Path]:

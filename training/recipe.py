@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import sys
 import tomllib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from l2s import fuse
 from l2s.errors import InputError
 from l2s.localize.network import STRIDE, LocalizerConfig
 from l2s.localize.planes import PLANE_AXIS, PlanesConfig
 from l2s.segment.network import NORMS, SegmenterConfig
-from l2s.segment.windows import WindowsConfig
+from l2s.segment.windows import WINDOWS, WindowsConfig
 from l2s.weights import build
 
 CUES = ("out-of-fold", "in-fold")
 DICES = ("sample", "batch")
 OPTIMIZERS = ("sgd", "adamw")
+AXES = ("x", "y", "z")
+Test = tuple[str, object, bool, str]  # field, value, whether it is good, what it must be
 
 
 @dataclass(frozen=True)
@@ -214,49 +217,111 @@ def checked(recipe: Recipe, where: str) -> Recipe:
     Raises:
         InputError: one does not.
     """
-    stride, first, second = recipe.segmenter.network.stride, recipe.localizer, recipe.segmenter
-    tests = [
-        ("cues", recipe.cues, recipe.cues in CUES, f"one of {', '.join(CUES)}"),
-        ("dice", recipe.dice, recipe.dice in DICES, f"one of {', '.join(DICES)}"),
-        ("folds", recipe.folds, recipe.folds >= 2, "at least 2"),
-        ("localizer.planes.plane", first.planes.plane, first.planes.plane in PLANE_AXIS, f"one of {', '.join(PLANE_AXIS)}"),
-        ("localizer.crop", first.crop, all(n > 0 and n % STRIDE == 0 for n in first.crop), f"multiples of {STRIDE}"),
-        ("segmenter.network.norm", second.network.norm, second.network.norm in NORMS, f"one of {', '.join(NORMS)}"),
-        (
-            "segmenter.windows.windows",
-            second.windows.windows,
-            second.windows.windows == "gaussian" or second.network.is_local,
-            f"gaussian, as the norm {second.network.norm} sees the whole window",
-        ),
-        (
-            "segmenter.windows.patch_zyx",
-            second.windows.patch_zyx,
-            all(n > 0 and n % stride == 0 for n in second.windows.patch_zyx),
-            f"multiples of {stride}",
-        ),
-    ]
-    for stage, part in (("localizer", first), ("segmenter", second)):
-        schedule = part.schedule
-        tests += [
-            (
-                f"{stage}.schedule.optimizer",
-                schedule.optimizer,
-                schedule.optimizer in OPTIMIZERS,
-                f"one of {', '.join(OPTIMIZERS)}",
-            ),
-            (f"{stage}.schedule.epochs", schedule.epochs, schedule.epochs > 0, "at least 1"),
-            (f"{stage}.schedule.batch", schedule.batch, schedule.batch > 0, "at least 1"),
-            (
-                f"{stage}.lesion_share + hot_share",
-                part.lesion_share + part.hot_share,
-                0 <= part.lesion_share + part.hot_share <= 1 and min(part.lesion_share, part.hot_share) >= 0,
-                "between 0 and 1",
-            ),
-        ]
+    tests = _whole_tests(recipe) + _network_tests(recipe)
+    for stage, part in (("localizer", recipe.localizer), ("segmenter", recipe.segmenter)):
+        tests += _stage_tests(stage, part) + _augment_tests(f"{stage}.augment", part.augment)
     for name, value, good, limit in tests:
         if not good:
             raise InputError(f"{where}: {name} is {value!r}; it must be {limit}")
     return recipe
+
+
+def _whole_tests(recipe: Recipe) -> list[Test]:
+    """Of the fields outside the stages."""
+    shares = [source.share for source in recipe.sources]
+    return [
+        ("name", recipe.name, "/" not in recipe.name and recipe.name.strip(" .") != "", "a folder's name, without a slash"),
+        ("spacing_mm_zyx", recipe.spacing_mm_zyx, all(0 < mm < math.inf for mm in recipe.spacing_mm_zyx), "above 0"),
+        ("folds", recipe.folds, recipe.folds >= 2, "at least 2"),
+        ("cues", recipe.cues, recipe.cues in CUES, f"one of {', '.join(CUES)}"),
+        ("dice", recipe.dice, recipe.dice in DICES, f"one of {', '.join(DICES)}"),
+        ("fusion", recipe.fusion, recipe.fusion in fuse.POLICIES, f"one of {', '.join(fuse.POLICIES)}"),
+        ("phantoms", recipe.phantoms, recipe.phantoms >= 0, "at least 0"),
+        ("implants", recipe.implants, recipe.implants >= 0, "at least 0"),
+        (
+            "sources",
+            shares,
+            all(0 <= s < math.inf for s in shares) and sum(shares) > 0,
+            "shares of at least 0, one of them above 0",
+        ),
+    ]
+
+
+def _network_tests(recipe: Recipe) -> list[Test]:
+    """Of the networks and what they are shown."""
+    first, second = recipe.localizer, recipe.segmenter
+    stride, windows, decoder = second.network.stride, second.windows, first.network.decoder_channels
+    return [
+        ("localizer.network.decoder_channels", decoder, len(decoder) == 5 and min(decoder) > 0, "five numbers above 0"),
+        ("localizer.planes.plane", first.planes.plane, first.planes.plane in PLANE_AXIS, f"one of {', '.join(PLANE_AXIS)}"),
+        ("localizer.planes.suv_high", first.planes.suv_high, 0 < first.planes.suv_high < math.inf, "above 0"),
+        ("localizer.crop", first.crop, all(n > 0 and n % STRIDE == 0 for n in first.crop), f"multiples of {STRIDE}"),
+        ("segmenter.network.norm", second.network.norm, second.network.norm in NORMS, f"one of {', '.join(NORMS)}"),
+        ("segmenter.windows.windows", windows.windows, windows.windows in WINDOWS, f"one of {', '.join(WINDOWS)}"),
+        (
+            "segmenter.windows.windows",
+            windows.windows,
+            windows.windows == "gaussian" or second.network.is_local,
+            f"gaussian, as the norm {second.network.norm} sees the whole window",
+        ),
+        (
+            "segmenter.windows.patch_zyx",
+            windows.patch_zyx,
+            all(n > 0 and n % stride == 0 for n in windows.patch_zyx),
+            f"multiples of {stride}",
+        ),
+        ("segmenter.windows.overlap", windows.overlap, 0 <= windows.overlap < 1, "at least 0 and below 1"),
+    ]
+
+
+def _stage_tests(stage: str, part: LocalizerRecipe | SegmenterRecipe) -> list[Test]:
+    """Of a stage's schedule and shares."""
+    its, schedule, shares = f"{stage}.schedule", part.schedule, (part.lesion_share, part.hot_share)
+    return [
+        (f"{its}.optimizer", schedule.optimizer, schedule.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+        (f"{its}.epochs", schedule.epochs, schedule.epochs > 0, "at least 1"),
+        (f"{its}.steps_per_epoch", schedule.steps_per_epoch, schedule.steps_per_epoch >= 0, "at least 0"),
+        (f"{its}.batch", schedule.batch, schedule.batch > 0, "at least 1"),
+        (f"{its}.clip_norm", schedule.clip_norm, schedule.clip_norm > 0, "above 0"),
+        (f"{its}.average", schedule.average, 0 <= schedule.average < 1, "at least 0 and below 1"),
+        (f"{stage}.lesion_share + hot_share", sum(shares), sum(shares) <= 1 and min(shares) >= 0, "between 0 and 1"),
+    ]
+
+
+def _augment_tests(its: str, augment: Augmentation) -> list[Test]:
+    """Of the chances and ranges that a sample is drawn by."""
+    values = {field.name: getattr(augment, field.name) for field in fields(augment)}
+    chances = {name: value for name, value in values.items() if name.endswith("_chance")}
+    ranges = {name: value for name, value in values.items() if isinstance(value, tuple) and name != "mirror"}
+    return [
+        (f"{its}.mirror", augment.mirror, set(augment.mirror) <= set(AXES), f"some of {', '.join(AXES)}"),
+        *((f"{its}.{name}", value, 0 <= value <= 1, "between 0 and 1") for name, value in chances.items()),
+        *((f"{its}.{name}", (a, b), 0 <= a <= b < math.inf, "from low to high, at least 0") for name, (a, b) in ranges.items()),
+    ]
+
+
+def start_path(path: Path) -> Path | None:
+    """The recipe whose weights a recipe starts from; None where it starts at random.
+
+    Raises:
+        InputError: reproduce.sh could not make them from phantoms alone: they would want cues, patients or a start of their own.
+    """
+    start = load_recipe(path).start
+    if not start:
+        return None
+    first = load_recipe(path.parent / start)
+    sources = sorted(source.name for source in first.sources if source.share > 0)
+    for name, value, good in (
+        ("start", first.start, first.start == ""),
+        ("segmenter.cue_weights", first.segmenter.cue_weights, not first.segmenter.cue_weights),
+        ("sources", sources, sources == ["phantom"]),
+    ):
+        if not good:
+            raise InputError(
+                f"{path} starts from {start}, whose {name} is {value!r}: a start is trained on phantoms alone, at random, without cue "
+                "weights; name another or leave start empty"
+            )
+    return path.parent / start
 
 
 def _change(value: dict, change: str) -> None:
@@ -273,12 +338,18 @@ def _change(value: dict, change: str) -> None:
         raise InputError(f"--set {change}: {text!r} is no TOML value; a text needs its quotes") from None
 
 
-def main(argv: list[str]) -> int:
-    """python -m training.recipe RECIPE.toml FIELD: prints a field, for reproduce.sh."""
-    path, field = argv
-    print(getattr(load_recipe(Path(path)), field))
+def main(argv: list[str] | None = None) -> int:
+    p = argparse.ArgumentParser(description="Prints a field of a recipe, for the scripts.", allow_abbrev=False)
+    p.add_argument("recipe", type=Path)
+    p.add_argument("field", choices=[field.name for field in fields(Recipe)], help="'start' is printed as a path")
+    args = p.parse_args(argv)
+    value = start_path(args.recipe) if args.field == "start" else getattr(load_recipe(args.recipe), args.field)
+    print("" if value is None else value)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # it imports this module
+    from training.run import exit_with
+
+    exit_with(main)

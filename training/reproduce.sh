@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The paper's experiment in order: data -> folds -> stage 1 -> cues -> stage 2 with and without cue weights -> table -> weights.
-#   training/reproduce.sh [--smoke] [RECIPE.toml] [WEIGHTS_FOLDER]
-# Stopped at any point, it goes on where it was when called again. --smoke: tiny networks on phantoms, minutes, needs no data, begins anew.
+# The paper's experiment: data -> folds -> stage 1, stage 2 without cue weights -> cues -> stage 2 with them -> table -> weights.
+#   training/reproduce.sh [RECIPE.toml] [WEIGHTS_FOLDER]
+#   training/reproduce.sh --smoke [WEIGHTS_FOLDER]   (smoke.toml: tiny networks on phantoms, minutes, needs no data, begins anew)
+# Stopped at any point, it goes on where it was when called again. All paths are taken from the repository's root, wherever it is called.
 #   DATA        training data as NAME=FOLDER ..., each layout that prepare knows (default: sts=../shared/data/sts where it is)
 #   ORGAN_MAPS  organ label maps for the phantoms (default: ../shared/data/organ_maps where they are)
 #   PHANTOMS    fresh phantoms that each fold is scored on beside its patients (default: 2)
@@ -17,7 +18,11 @@ cd "$(dirname "$0")/.."
 smoke=
 if [ "${1:-}" = --smoke ]; then
   smoke=yes
-  shift
+  if [[ ${2:-} = *.toml || $# -gt 2 ]]; then
+    echo "error: --smoke ${*:2}: it has a recipe of its own; give at most a weights folder" >&2
+    exit 2
+  fi
+  set -- training/recipes/smoke.toml "${@:2}"
 fi
 recipe=${1:-training/recipes/small.toml}
 out=${2:-}
@@ -38,7 +43,6 @@ elif [ "$lanes" -gt 1 ] && [ -n "${LAUNCH:-}${LAUNCH2:-}" ]; then
 fi
 
 if [ -n "$smoke" ]; then
-  recipe=training/recipes/smoke.toml
   out=${out:-output/smoke/weights}
   rm -rf output/smoke # a smoke test that goes on from the last one proves nothing
   runs=$PWD/output/smoke/runs
@@ -56,6 +60,9 @@ data=()
 for entry in ${DATA:-}; do data+=(--data "$entry"); done
 maps=()
 [ -n "${ORGAN_MAPS:-}" ] && maps=(--organ-maps "$ORGAN_MAPS")
+# each lane's share of the cores; the flag's own default is for one training alone, and a later --workers in FLAGS overrules it
+spare=$(($(nproc) / lanes - 1))
+[ "$lanes" -eq 1 ] || flags=(--workers "$((spare > 8 ? 8 : spare > 0 ? spare : 1))" "${flags[@]}")
 
 queue=()
 # later COMMAND ...: for run_queue, in order
@@ -99,17 +106,23 @@ run=$runs/$(field "$recipe" name)
 folds=$(seq 0 $(($(field "$recipe" folds) - 1)))
 init=()
 start=$(field "$recipe" start)
-if [ -n "$start" ]; then
-  start_weights "$(dirname "$recipe")/$start"
-  init=(--init "$runs/$(field "$(dirname "$recipe")/$start" name)/weights")
-fi
 
+# before the start's hours of training: a mistyped DATA shows here
 "$python" -m training.prepare --recipe "$recipe" "${data[@]}" "${tracer[@]}" "${maps[@]}" "${prepare[@]}"
+
+if [ -n "$start" ]; then
+  start_weights "$start"
+  init=(--init "$runs/$(field "$start" name)/weights")
+fi
 
 for fold in $folds; do
   later "${launch[@]}" training.train_localizer --recipe "$recipe" --fold "$fold" "${init[@]}" "${flags[@]}"
 done
 [ -z "$out" ] || later "${launch[@]}" training.train_localizer --recipe "$recipe" "${init[@]}" "${flags[@]}"
+# what needs no cues keeps the lanes busy until the last stage 1 is done
+for fold in $folds; do
+  later "${launch2[@]}" training.train_segmenter --recipe "$recipe" --fold "$fold" --plain "${init[@]}" "${flags[@]}"
+done
 run_queue
 
 if [ "$(field "$recipe" cues)" = out-of-fold ]; then
@@ -124,7 +137,6 @@ weights=()
 plain=()
 for fold in $folds; do
   later "${launch2[@]}" training.train_segmenter --recipe "$recipe" --fold "$fold" "${init[@]}" "${flags[@]}"
-  later "${launch2[@]}" training.train_segmenter --recipe "$recipe" --fold "$fold" --plain "${init[@]}" "${flags[@]}"
 done
 [ -z "$out" ] || later "${launch2[@]}" training.train_segmenter --recipe "$recipe" "${init[@]}" "${flags[@]}"
 run_queue

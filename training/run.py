@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from l2s import cores
+from l2s.cli import code_of
 from l2s.errors import InputError
 from l2s.wholefile import write_text
 from training.log import read_log
@@ -45,8 +46,15 @@ def training_parser(doc: str | None) -> argparse.ArgumentParser:
     p.add_argument(
         "--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="below fp32: torch's automatic mixed precision"
     )
-    p.add_argument("--workers", type=int, default=min(8, cores.allowed() - 1), help="processes that make batches ahead")
+    p.add_argument("--workers", type=not_negative, default=min(8, cores.allowed() - 1), help="processes that make batches ahead")
     return p
+
+
+def not_negative(text: str) -> int:
+    """A flag's number."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number, at least 0")
+    return int(text)
 
 
 def open_run(args: argparse.Namespace) -> tuple[Recipe, Path]:
@@ -56,14 +64,15 @@ def open_run(args: argparse.Namespace) -> tuple[Recipe, Path]:
     return recipe, args.run_folder or root / recipe.name
 
 
-def note_recipe(folder: Path, recipe: Recipe, start: dict | None = None) -> list[dict]:
-    """Adds the recipe to folder/recipes.json if it differs from the last one there, and returns all of them.
+def note_recipe(folder: Path, recipe: Recipe, steps: int, start: dict | None = None) -> list[dict]:
+    """Adds the recipe to folder/recipes.json if it, or its length, differs from the last one there, and returns all of them.
 
     A run that is continued by another recipe is no run of that recipe: the exported manifest carries every one it had.
 
     Args:
         folder: a stage's.
         recipe: of now.
+        steps: that the stage takes in all; a recipe may leave them to the data. Notes of before 2026-12 have none.
         start: of the weights that --init names, see start_from.
 
     Raises:
@@ -85,11 +94,11 @@ def note_recipe(folder: Path, recipe: Recipe, start: dict | None = None) -> list
         notes = [note | {"start": start} for note in notes]
         begun = start
         write_text(path, json.dumps(notes, indent=1))
-    if not notes or notes[-1]["recipe"] != now:
+    if not notes or notes[-1]["recipe"] != now or notes[-1].get("steps", steps) != steps:
         step = rows[-1]["step"] if notes and rows else 0
         if notes:
-            log.warning("%s is continued by another recipe from step %d on", folder, step)
-        notes.append({"from_step": step, "start": begun, "recipe": now})
+            log.warning("%s is continued by another recipe, or for another length, from step %d on", folder, step)
+        notes.append({"from_step": step, "start": begun, "steps": steps, "recipe": now})
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(notes, indent=1))
     return notes
@@ -108,7 +117,8 @@ def note_cases(folder: Path, training: list[dict], held_out: list[dict]) -> None
         "patients": sorted({r["patient"] for r in training if r["source"] != "phantom"}),
         "held_out": sorted({r["patient"] for r in held_out}),
     }
-    before = json.loads(path.read_text()) if path.is_file() else now
+    # what has left no checkpoint has trained on nobody
+    before = json.loads(path.read_text()) if (folder / "last.pt").is_file() and path.is_file() else now
     if changed := set(before["training"]) ^ set(now["training"]):
         raise InputError(
             f"{folder} has trained on other cases ({len(changed)} differ, such as {min(changed)}): take the data of before, remove "
@@ -171,11 +181,14 @@ def cue_folder(run: Path, recipe: Recipe, fold: int | None) -> Path:
 
 
 def exit_with(main: Callable[[], int]) -> None:
-    """Runs a command with logging to standard error; InputError is one line and exit code 2."""
+    """Runs a command with logging to standard error; InputError is one line and exit code 2, OSError too, or 75 for want of disk."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
         code = main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except OSError as error:
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        code = code_of(error)
     sys.exit(code)

@@ -43,13 +43,14 @@ def make_folds(cases: list[dict], folds: int, seed: int) -> dict[str, int]:
     return assignment
 
 
-def splits_files(given: list[str] | None, data: list[tuple[str, Path]]) -> list[Path]:
-    """The files that decide the folds: those of --splits, else those in or beside the data's folders; none after --splits dealt."""
+def splits_files(given: list[str] | None, data: list[tuple[str, Path]]) -> list[tuple[str | None, Path]]:
+    """(source whose cases it names, None: any's; file) of the files that decide the folds.
+
+    Those of --splits, else those in or beside the data's folders; none after --splits dealt.
+    """
     if given:
-        return [Path(g) for g in given if g != DEALT]
-    beside = [path for _, folder in data for path in (folder / SPLITS, folder.parent / SPLITS) if path.is_file()]
-    # several data sets may share the folder above them
-    return list(dict.fromkeys(path.resolve() for path in beside))
+        return [(None, Path(g)) for g in given if g != DEALT]
+    return [(source, path) for source, folder in data for path in (folder / SPLITS, folder.parent / SPLITS) if path.is_file()]
 
 
 def read_splits(path: Path, folds: int) -> dict[str, int]:
@@ -85,28 +86,27 @@ def read_splits(path: Path, folds: int) -> dict[str, int]:
     return {name: -1 for train, _ in parts for name in train} | fold_of
 
 
-def assign_folds(rows: list[dict], folds: int, seed: int, files: list[Path]) -> None:
+def assign_folds(
+    rows: list[dict], folds: int, seed: int, files: list[tuple[str | None, Path]], labels: dict[str, str] | None = None
+) -> None:
     """Sets 'fold' in every row: the fold that holds it out, None where it always trains.
 
     Scanned cases that a file names take its fold, and so do other studies of the same patient. A data set of which no file names
     a case is dealt out by make_folds. What a file leaves out of a data set that it does name trains only.
     Phantoms are dealt out in turn, so that a stage 1 that has not seen them can make their cues; implants take the fold of the
     patient whose tumour they carry, so that no fold sees what it holds out.
+    Where there are several patients, each fold must hold one out.
 
     Args:
         rows: 'name', 'source', 'patient' and 'lesion_ml'; changed in place.
-        files: in nnU-Net's form; none: all is dealt.
+        files: what splits_files gives; none: all is dealt.
+        labels: case -> its name in its own data set, by which a file beside that knows it; those that are not here have their own.
 
     Raises:
-        InputError: see read_splits, or a patient's studies lie in two folds.
+        InputError: see read_splits and given_folds, a patient's studies lie in two folds, or a fold has no patient.
     """
     scanned = [row for row in rows if row["source"] not in SYNTHETIC]
-    given: dict[str, int] = {}
-    for path in files:
-        named = read_splits(path, folds)
-        given |= named
-        known = sum(row["name"] in named for row in scanned)
-        log.info("folds from %s: it names %d of the cases here, and %d that are not here", path.name, known, len(named) - known)
+    given = given_folds(scanned, folds, files, labels or {})
     of_patient = _patients_folds([row for row in scanned if row["name"] in given], given)
     covered = {row["source"] for row in scanned if row["name"] in given}
     left_out = [
@@ -116,10 +116,43 @@ def assign_folds(rows: list[dict], folds: int, seed: int, files: list[Path]) -> 
         log.warning("%d cases are not in the splits' files and only train, such as %s", len(left_out), left_out[0])
     dealt = make_folds([r for r in scanned if r["source"] not in covered and r["patient"] not in of_patient], folds, seed)
     phantoms = [row["patient"] for row in rows if row["source"] == "phantom"]
-    dealt |= {name: k % folds for k, name in enumerate(phantoms)}
+    # drawn ones and those on organ maps alternate: with an even number of folds each round begins one later, or a fold had one kind
+    shift = 1 if folds % 2 == 0 else 0
+    dealt |= {name: (k + k // folds * shift) % folds for k, name in enumerate(phantoms)}
     for row in rows:
         fold = of_patient.get(row["patient"], dealt.get(row["patient"]))
         row["fold"] = None if fold == -1 else fold
+    empty, patients = set(range(folds)) - {row["fold"] for row in scanned}, {row["patient"] for row in scanned}
+    if empty and len(patients) > 1:  # one alone is of use for a training on all cases
+        raise InputError(
+            f"fold {min(empty)} of {folds} holds out none of the {len(patients)} patients: set fewer folds in the recipe, at most one a "
+            "patient, add patients, or give other --splits"
+        )
+
+
+def given_folds(scanned: list[dict], folds: int, files: list[tuple[str | None, Path]], labels: dict[str, str]) -> dict[str, int]:
+    """Case -> the fold that the files give it, -1 for training only, which another file's fold overrules.
+
+    Raises:
+        InputError: see read_splits, or two files give a case two folds.
+    """
+    given: dict[str, int] = {}
+    for source, path in files:
+        named = read_splits(path, folds)
+        # of two data sets' case_001 the second has another name here
+        own = labels if source else {}
+        label_of = {r["name"]: own.get(r["name"], r["name"]) for r in scanned if source in (None, r["source"])}
+        known = {name: named[label] for name, label in label_of.items() if label in named}
+        absent = len(named) - len(known)
+        log.info("folds from %s: it names %d of the cases here, and %d that are not here", path, len(known), absent)
+        for name, fold in known.items():
+            before = given.get(name, -1)
+            if -1 not in (before, fold) and before != fold:
+                raise InputError(
+                    f"{path} has {name} in fold {fold}, another splits file in fold {before}: mend one, or name one with --splits"
+                )
+            given[name] = max(before, fold)
+    return given
 
 
 def _patients_folds(rows: list[dict], given: dict[str, int]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
     python -m training.thresholds --weights RUN/fold_0/weights --data sts=../shared/data/sts
 
-Each network runs once a patient; prints a Markdown table. Differences are paired, in patients.
+Each network runs once a patient; prints a Markdown table a data set. Differences are paired, in patients.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     jobs = [job for data, folder in read_data(args.data) for job in patient_jobs(data, folder, folds, None, args.tracer)]
     if not jobs:
         raise InputError("no patient of the data was held out by these weights: name the folds' weights, or other data")
-    rows: dict[tuple[float, float], list[Row]] = defaultdict(list)
+    data_order = list(dict.fromkeys(job.data for job in jobs))
+    jobs.sort(key=lambda job: folds.index(job.fold))  # one fold's networks are read once
+    rows: dict[str, dict[tuple[float, float], list[Row]]] = {data: defaultdict(list) for data in data_order}
     fold, model, refused = None, None, []
     for job in jobs:
         if (found := read_or_refuse(job, refused)) is None:
@@ -69,22 +71,30 @@ def main(argv: list[str] | None = None) -> int:
         if fold is not job.fold:
             fold, model = job.fold, weights.load(job.fold.folder)
         for pair, row in rows_of(job, *found, model, plan).items():
-            rows[pair].append(row)
+            rows[job.data][pair].append(row)
         log.info("%s", job.name)
-    if not rows:
+    if len(refused) == len(jobs):
         raise InputError(f"all {len(jobs)} cases were refused, the first for this reason: {refused[0]}")
+    for data, of_pair in rows.items():
+        if of_pair:
+            print(table(data, of_pair))
+    return 0
+
+
+def table(data: str, of_pair: dict[tuple[float, float], list[Row]]) -> str:
+    """A line a pair of thresholds, of one data set: another set's patient may have the same name."""
     paper = Thresholds()
+    base = of_pair[paper.lenient, paper.strict]
     lines = []
-    for (lenient, strict), its_rows in rows.items():
+    for (lenient, strict), its_rows in of_pair.items():
         cells = []
         for field, _, digits in tables.FIELDS:
-            difference = statistics.paired(its_rows, rows[paper.lenient, paper.strict], field)
+            difference = statistics.paired(its_rows, base, field)
             value = figure(statistics.field_interval(its_rows, field).value, digits)
             cells.append(f"{value} ({tables.interval(difference.estimate, digits)} {difference.verdict})")
         lines.append([lenient, strict, *cells])
-    title = f"{len(jobs) - len(refused)} held-out cases; in brackets the difference to {paper.lenient} and {paper.strict}."
-    print(tables.markdown(title, ["where the cue sees a lesion", "elsewhere", *(name for _, name, _ in tables.FIELDS)], lines))
-    return 0
+    title = f"{data}: {len(base)} held-out cases; in brackets the difference to {paper.lenient} and {paper.strict}."
+    return tables.markdown(title, ["where the cue sees a lesion", "elsewhere", *(name for _, name, _ in tables.FIELDS)], lines)
 
 
 if __name__ == "__main__":

@@ -43,12 +43,13 @@ def main(argv: list[str] | None = None) -> int:
         else:
             start_at_random(network, recipe.head_bias)
         folder = run / fold_name(args.fold) / "localizer"
+        planes_shown = lesion_planes(rows, recipe.localizer.planes.plane) / max(recipe.localizer.lesion_share, 1e-3)
+        schedule = whole_epochs(recipe.localizer.schedule, planes_shown)
         if process.rank == 0:
             note_cases(folder, rows, held_out_of_fold)
-            note_recipe(folder, recipe, start)
+            note_recipe(folder, recipe, schedule.epochs * schedule.steps_per_epoch, start)
         sampler = PlaneSampler(training, recipe.localizer, recipe.sources, recipe.seed)
         pool = partial(summed, process=process) if recipe.dice == "batch" else None
-        planes_shown = lesion_planes(rows, recipe.localizer.planes.plane) / max(recipe.localizer.lesion_share, 1e-3)
 
         def validate(network):
             return held_out_figures(
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
         train(
             network.to(memory_format=torch.channels_last),
-            whole_epochs(recipe.localizer.schedule, planes_shown),
+            schedule,
             partial(make_batch, sampler, rank=process.rank, world=process.world),
             lambda logits, batch: bce_dice(logits, batch.truth, None, recipe.localizer.dice_weight, pool),
             folder,

@@ -58,9 +58,10 @@ def main(argv: list[str] | None = None) -> int:
         else:
             start_at_random(network, recipe.head_bias)
         folder = run / fold_name(args.fold) / ("segmenter_plain" if args.plain else "segmenter")
+        schedule = whole_epochs(recipe.segmenter.schedule, len(training))
         if process.rank == 0:
             note_cases(folder, rows, held_out_of_fold)
-            note_recipe(folder, recipe, start)
+            note_recipe(folder, recipe, schedule.epochs * schedule.steps_per_epoch, start)
         sampler = PatchSampler(training, recipe.segmenter, recipe.sources, recipe.seed)
         pool = partial(summed, process=process) if recipe.dice == "batch" else None
         windows = recipe.segmenter.windows
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
         train(
             network.to(memory_format=torch.channels_last_3d),
-            whole_epochs(recipe.segmenter.schedule, len(training)),
+            schedule,
             partial(make_batch, sampler, rank=process.rank, world=process.world),
             lambda logits, batch: bce_dice(logits, batch.truth, batch.cue, pool=pool),
             folder,

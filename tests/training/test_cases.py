@@ -1,5 +1,6 @@
 """Cases on disk: what is read back is what was stored, slices unpack what they touch, and an old or cut case is noticed."""
 
+import errno
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -179,3 +180,13 @@ def test_held_out_figures_are_of_whole_cases_by_source(stored):
     volume = float(np.asarray(case.truth).sum()) * 0.1
     assert dict(empty) == pytest.approx(dict(zip(names, (0.0, 0.0, volume))))
     assert held_out_figures([], lambda c: c.pet_suv, 0.1) == []
+
+
+def test_a_disk_that_takes_no_more_is_an_error_of_the_disk(tmp_path, monkeypatch):
+    def full(*_arguments, **_settings):
+        raise RuntimeError("Error while creating the NDArray")  # on a full tmpfs, blosc2 3
+
+    monkeypatch.setattr(blosc2, "asarray", full)
+    with pytest.raises(OSError, match="Error while creating the NDArray.*full disk; free some") as caught:
+        save_array(tmp_path / "pet.b2nd", np.zeros((2, 2, 2)))
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(tmp_path))

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from l2s.errors import InputError
 from l2s.measure.metrics import evaluate_masks, overlap
 from l2s.study import Grid, Study
 from l2s.working import to_working
-from training import evaluate, held_out, scores
+from training import evaluate, held_out, readers, scores, thresholds
 from training.readers import find_studies, load_study
 from training.scores import Lesion, Row
 
@@ -310,6 +311,47 @@ def test_a_patient_that_the_weights_may_have_seen_is_scored_and_named(evaluated,
     evaluate.main([*flags, "--patients", "P1"])
     assert "**Not held out**, the weights may have trained on them: P1." in (tmp_path / "table.md").read_text()
     assert "Not held out" not in (evaluated[1] / "table.md").read_text()
+
+
+def test_a_file_that_goes_after_the_search_refuses_its_study_alone(evaluated, study_folders, tmp_path, monkeypatch):
+    shutil.copytree(study_folders, tmp_path / "data")
+    search = held_out.find_studies
+
+    def search_and_lose(*arguments):
+        found = search(*arguments)
+        (tmp_path / "data/P1/CT.nii.gz").unlink()
+        return found
+
+    monkeypatch.setattr(held_out, "find_studies", search_and_lose)
+    flags = [*evaluated[0][: evaluated[0].index("--data")], "--data", f"made-up={tmp_path / 'data'}", "--device", "cpu"]
+    evaluate.main([*flags, "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out/table.md").read_text()
+    assert f"Refused: P1: {tmp_path}/data/P1/CT.nii.gz: No such file or directory; copy the study again" in text
+    with (tmp_path / "out/cases.csv").open() as file:
+        assert {row["case"] for row in csv.DictReader(file)} == {"P0", "P2"}
+
+
+def test_a_file_that_breaks_its_reader_is_refused(weights_folder, study_folders, monkeypatch):
+    def broken(_found):
+        raise ZeroDivisionError("slope")
+
+    monkeypatch.setattr(readers, "load_study", broken)
+    (fold,) = held_out.open_folds([weights_folder], [])
+    (job, *_), refused = held_out.patient_jobs("made-up", study_folders, [fold], ["P0"], "all"), []
+    assert held_out.read_or_refuse(job, refused) is None
+    assert refused == ["P0: reading failed with ZeroDivisionError: slope; copy the study again"]
+
+
+def test_thresholds_read_each_folds_networks_once_and_keep_data_sets_apart(evaluated, study_folders, monkeypatch, capsys):
+    loaded, original = [], weights.load
+    monkeypatch.setattr(weights, "load", lambda folder: loaded.append(folder) or original(folder))
+    data = [part for name in ("one", "two") for part in ("--data", f"{name}={study_folders}")]
+    thresholds.main([*evaluated[0][:3], *data, "--device", "cpu"])
+    assert loaded == [Path(folder) for folder in evaluated[0][1:3]]
+    text = capsys.readouterr().out
+    for name in ("one", "two"):
+        assert f"{name}: 3 held-out cases; in brackets" in text
+    assert sum(line.startswith("| 0.1 | 0.9 |") for line in text.splitlines()) == 2
 
 
 def test_nothing_to_evaluate_is_refused(weights_folder, tmp_path):

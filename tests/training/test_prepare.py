@@ -202,7 +202,7 @@ def test_studies_named_like_made_cases_stay_apart_from_them(recipe, tmp_path):
 
 def test_two_jobs_of_one_name_are_a_bug(recipe, tmp_path):
     write_study(tmp_path / "sts/a", 1)
-    found, _ = prepare.gather([("sts", tmp_path / "sts")], "fdg")
+    found, *_ = prepare.gather([("sts", tmp_path / "sts")], "fdg")
     with pytest.raises(AssertionError, match="not unique"):
         prepare.list_jobs(found * 2, load_recipe(recipe))
 
@@ -262,15 +262,59 @@ def test_a_killed_worker_is_said_and_a_full_disk_is_no_refusal():
 
 def test_whatever_a_reader_raises_refuses_one_study(recipe, tmp_path, monkeypatch):
     write_study(tmp_path / "sts/a", 1)
-    found, _ = prepare.gather([("sts", tmp_path / "sts")], "fdg")
+    found, *_ = prepare.gather([("sts", tmp_path / "sts")], "fdg")
 
     def broken(_found):
         raise ZeroDivisionError("slope")
 
-    monkeypatch.setattr(prepare, "load_study", broken)
+    monkeypatch.setattr(readers, "load_study", broken)
     (job,) = prepare.list_jobs(found, load_recipe(recipe))
     answer = prepare.prepare_one(job, load_recipe(recipe), tmp_path, [])
     assert answer.startswith("reading failed with ZeroDivisionError: slope")
+
+
+def test_a_link_to_nowhere_refuses_one_study(recipe, tmp_path):
+    for k, name in enumerate("abc"):
+        write_study(tmp_path / "sts" / name, k)
+    (tmp_path / "sts/b/CT.nii.gz").unlink()
+    (tmp_path / "sts/b/CT.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    rows = run(recipe, tmp_path / "run", f"sts={tmp_path / 'sts'}")
+    assert [r["name"] for r in rows] == ["a", "c"]
+    assert refused(tmp_path / "run")["b"].startswith("no ct ")
+
+
+def test_a_file_that_goes_while_prepare_is_at_work_refuses_one_study(recipe, tmp_path):
+    write_study(tmp_path / "sts/a", 1)
+    found, *_ = prepare.gather([("sts", tmp_path / "sts")], "fdg")
+    (tmp_path / "sts/a/GTV.nii.gz").unlink()
+    (job,) = prepare.list_jobs(found, load_recipe(recipe))
+    answer = prepare.prepare_one(job, load_recipe(recipe), tmp_path, [])
+    assert answer == f"{tmp_path}/sts/a/GTV.nii.gz: No such file or directory; copy the study again"
+
+
+def test_a_source_with_a_share_but_no_case_is_said(recipe, tmp_path, caplog):
+    for k, name in enumerate("ab"):
+        write_study(tmp_path / "sts" / name, k)
+    run(recipe, tmp_path / "run", f"sts={tmp_path / 'sts'}")
+    assert "source 'phantom' has a share in the recipe but no case" in caplog.text
+    assert "source 'sts' has a share" not in caplog.text
+
+
+def test_each_of_two_sets_of_the_same_names_has_its_own_splits(recipe, tmp_path):
+    names = ("one/fdg_p/case_1", "one/fdg_q/case_2", "two/fdg_p/case_1", "two/fdg_q/case_2")
+    for k, name in enumerate(names):
+        write_study(tmp_path / name, k)
+    splits = [{"train": ["fdg_q_case_2"], "val": ["fdg_p_case_1"]}, {"train": ["fdg_p_case_1"], "val": ["fdg_q_case_2"]}]
+    (tmp_path / "two/splits_final.json").write_text(json.dumps(splits))
+    data = (f"sts={tmp_path / 'one'}", f"other={tmp_path / 'two'}")
+    rows = run(recipe, tmp_path / "run", *data)
+    # the patients are the same ones, so that the first set follows the second's file
+    assert {r["name"]: r["fold"] for r in rows} == {
+        "fdg_p_case_1": 0, "fdg_q_case_2": 1, "other-fdg_p_case_1": 0, "other-fdg_q_case_2": 1
+    }  # fmt: skip
+    (tmp_path / "one/splits_final.json").write_text(json.dumps(splits[::-1]))
+    with pytest.raises(InputError, match="patient fdg_p is in two folds .fdg_p_case_1 in fold 1, other-fdg_p_case_1 in fold 0"):
+        run(recipe, tmp_path / "run", *data)
 
 
 def test_bad_flags_and_empty_runs_are_one_line(recipe, tmp_path):

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 from pathlib import Path
 
@@ -7,7 +8,16 @@ import pytest
 from l2s.errors import InputError
 from training.log import append_log
 from training.recipe import load_recipe, plain_fields
-from training.run import PHANTOMS_LOOKED_AT, held_out_rows, looked_at_rows, note_cases, note_recipe, noted_cases
+from training.run import (
+    PHANTOMS_LOOKED_AT,
+    exit_with,
+    held_out_rows,
+    looked_at_rows,
+    note_cases,
+    note_recipe,
+    noted_cases,
+    training_parser,
+)
 
 RECIPE = load_recipe(Path(__file__).parents[2] / "training/recipes/smoke.toml")
 FIRST, OTHER = ({"name": n, "sha256": n * 3, "manifest_sha256": n * 4, "seen": [n], "sources": [n]} for n in ("first", "other"))
@@ -34,20 +44,20 @@ def test_without_a_fold_there_is_nothing_to_look_at():
 
 
 def test_a_training_that_left_no_checkpoint_has_not_begun(tmp_path):
-    note_recipe(tmp_path, dataclasses.replace(RECIPE, seed=1))
-    assert note_recipe(tmp_path, RECIPE, FIRST) == json.loads((tmp_path / "recipes.json").read_text())
-    (note,) = note_recipe(tmp_path, RECIPE, FIRST)
+    note_recipe(tmp_path, dataclasses.replace(RECIPE, seed=1), 40)
+    assert note_recipe(tmp_path, RECIPE, 40, FIRST) == json.loads((tmp_path / "recipes.json").read_text())
+    (note,) = note_recipe(tmp_path, RECIPE, 40, FIRST)
     assert (note["start"], note["recipe"]["seed"], note["from_step"]) == (FIRST, RECIPE.seed, 0)
 
 
 def test_a_checkpoint_goes_on_from_its_own_start_alone(tmp_path):
-    note_recipe(tmp_path, RECIPE, FIRST)
+    note_recipe(tmp_path, RECIPE, 80, FIRST)
     (tmp_path / "last.pt").touch()
     append_log(tmp_path, {"step": 40})
     with pytest.raises(InputError, match="began with first, not with other: leave --init out"):
-        note_recipe(tmp_path, RECIPE, OTHER)
-    note_recipe(tmp_path, RECIPE, FIRST)
-    notes = note_recipe(tmp_path, dataclasses.replace(RECIPE, seed=1))  # --init need not be given again
+        note_recipe(tmp_path, RECIPE, 80, OTHER)
+    note_recipe(tmp_path, RECIPE, 80, FIRST)
+    notes = note_recipe(tmp_path, dataclasses.replace(RECIPE, seed=1), 80)  # --init need not be given again
     assert [(note["start"]["name"], note["from_step"]) for note in notes] == [("first", 0), ("first", 40)]
 
 
@@ -57,17 +67,62 @@ def test_a_note_of_before_is_continued_and_completed(tmp_path):
     note = {"from_step": 0, "start": old, "recipe": plain_fields(RECIPE)}
     (tmp_path / "recipes.json").write_text(json.dumps([note]))
     with pytest.raises(InputError, match="began with first, not with other"):
-        note_recipe(tmp_path, RECIPE, OTHER)
+        note_recipe(tmp_path, RECIPE, 40, OTHER)
     assert (
-        note_recipe(tmp_path, RECIPE, FIRST) == [note | {"start": FIRST}] == json.loads((tmp_path / "recipes.json").read_text())
+        note_recipe(tmp_path, RECIPE, 40, FIRST)
+        == [note | {"start": FIRST}]
+        == json.loads((tmp_path / "recipes.json").read_text())
     )
 
 
 def test_a_random_start_is_no_start_from_weights(tmp_path):
-    note_recipe(tmp_path, RECIPE)
+    note_recipe(tmp_path, RECIPE, 40)
     (tmp_path / "last.pt").touch()
     with pytest.raises(InputError, match="began at random, not with first"):
-        note_recipe(tmp_path, RECIPE, FIRST)
+        note_recipe(tmp_path, RECIPE, 40, FIRST)
+
+
+def test_a_length_that_the_data_changes_is_noted(tmp_path):
+    note_recipe(tmp_path, RECIPE, 40)
+    (tmp_path / "last.pt").touch()
+    append_log(tmp_path, {"step": 20})
+    notes = note_recipe(tmp_path, RECIPE, 60)
+    assert [(note["from_step"], note["steps"]) for note in notes] == [(0, 40), (20, 60)]
+
+
+def test_whom_a_stage_without_a_checkpoint_has_noted_binds_nobody(tmp_path):
+    case = {"patient": "P0", "source": "sts"}
+    note_cases(tmp_path, [case | {"name": "a"}], [])
+    note_cases(tmp_path, [case | {"name": "a"}, case | {"name": "b"}], [])
+    assert noted_cases(tmp_path)["training"] == ["a", "b"]
+    (tmp_path / "last.pt").touch()
+    with pytest.raises(InputError, match="has trained on other cases .1 differ, such as b"):
+        note_cases(tmp_path, [case | {"name": "a"}], [])
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "code"),
+    [
+        (InputError("no"), "no", 2),
+        (PermissionError(errno.EACCES, "Permission denied", "/run/x"), "/run/x: Permission denied", 2),
+        (OSError(errno.ENOSPC, "No space left on device", "/run/x"), "/run/x: No space left on device", 75),
+        (OSError("odd"), "input or output: odd", 2),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(error, line, code, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        exit_with(main)
+    assert (caught.value.code, capsys.readouterr().err) == (code, f"error: {line}\n")
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", "many"])
+def test_a_number_of_workers_below_zero_is_refused(value, capsys):
+    with pytest.raises(SystemExit):
+        training_parser("").parse_args(["--recipe", "r.toml", f"--workers={value}"])
+    assert f"'{value}': a whole number, at least 0" in capsys.readouterr().err
 
 
 def test_patients_are_noted_with_those_whose_tumours_were_implanted(tmp_path):

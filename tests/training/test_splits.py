@@ -1,6 +1,7 @@
 """Folds by patient: whole, balanced in lesion load, the same for the same seed; or a file's, if no patient leaks in it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,18 +60,71 @@ def test_phantoms_are_dealt_in_turn_and_implants_follow_their_donor():
     ]
     assign_folds(rows, 2, 1, [])
     fold = {r["name"]: r["fold"] for r in rows}
-    assert [fold[f"phantom_{k}"] for k in range(3)] == [0, 1, 0]
+    assert [fold[f"phantom_{k}"] for k in range(3)] == [0, 1, 1]
     assert fold["i0"] == fold["c0"] is not None
     assert fold["i9"] is None
     # an implant's volume does not move its donor among the ranks
     assert {n: f for n, f in fold.items() if n[0] == "c"} == make_folds(rows[:4], 2, 1)
 
 
+@pytest.mark.parametrize("folds", [2, 3, 4, 5, 6])
+def test_every_fold_has_phantoms_of_both_kinds(folds):
+    """Drawn ones and those on organ maps alternate."""
+    rows = [row(f"phantom_{k}", source="phantom") for k in range(4 * folds)]
+    assign_folds(rows, folds, 1, [])
+    of_fold = [[k % 2 for k, r in enumerate(rows) if r["fold"] == fold] for fold in range(folds)]
+    assert [len(kinds) for kinds in of_fold] == [4] * folds
+    assert [sum(kinds) for kinds in of_fold] == [2] * folds
+
+
+@pytest.mark.parametrize("folds", [3, 5])
+def test_an_odd_number_of_folds_deals_phantoms_in_turn(folds):
+    rows = [row(f"phantom_{k}", source="phantom") for k in range(12)]
+    assign_folds(rows, folds, 1, [])
+    assert [r["fold"] for r in rows] == [k % folds for k in range(12)]
+
+
+def test_a_fold_without_a_patient_is_refused_but_one_patient_may_train():
+    assign_folds([row("alone")], 3, 1, [])
+    with pytest.raises(InputError, match=r"fold \d of 3 holds out none of the 2 patients: set fewer folds"):
+        assign_folds([row("a"), row("b"), row("b2", "b")], 3, 1, [])
+    rows = [row("phantom_0", source="phantom")]
+    assign_folds(rows, 3, 1, [])
+    assert rows[0]["fold"] == 0
+
+
+def test_a_file_beside_the_data_is_of_its_own_cases(tmp_path):
+    rows = [row("c1", "p1"), row("c2", "p2"), row("other-c1", "q1", "other"), row("other-c2", "q2", "other")]
+    labels = {"c1": "c1", "c2": "c2", "other-c1": "c1", "other-c2": "c2"}
+    first = ("autopet", write_file(tmp_path / "a.json", ["c1"], ["c2"]))
+    second = ("other", write_file(tmp_path / "b.json", ["c2"], ["c1"]))
+    for files in ([first, second], [second, first]):
+        assign_folds(rows, 2, 1, files, labels)
+        assert [r["fold"] for r in rows] == [0, 1, 1, 0]
+    # the other set is dealt, as no file is its own
+    assign_folds(rows, 2, 1, [first], labels)
+    assert sorted(r["fold"] for r in rows[2:]) == [0, 1]
+
+
+def test_two_files_that_place_a_case_differently_are_refused_and_a_fold_overrules_training_only(tmp_path):
+    rows = [row("a"), row("b")]
+    one = (None, write_file(tmp_path / "one.json", ["a"], ["b"]))
+    with pytest.raises(InputError, match="has a in fold 1, another splits file in fold 0: mend one"):
+        assign_folds(rows, 2, 1, [one, (None, write_file(tmp_path / "two.json", ["b"], ["a"]))])
+    only = (None, write_file(tmp_path / "only.json", ["b"], [], train=["a"]))
+    again = (None, write_file(tmp_path / "again.json", ["a"], ["x"], train=["b"]))
+    for files in ([one, again], [again, one]):
+        assign_folds(rows, 2, 1, files)
+        assert [r["fold"] for r in rows] == [0, 1]
+    with pytest.raises(InputError, match="fold 1 of 2 holds out none of the 2 patients"):
+        assign_folds(rows, 2, 1, [only])
+
+
 def test_a_file_decides_and_what_it_leaves_out_only_trains(tmp_path, caplog):
     path = write_file(tmp_path / "s.json", ["fdg_a_x y"], ["fdg_b_z"], train=["fdg_t_u"])
     rows = [row("fdg_a_x_y", "a"), row("fdg_a_later", "a"), row("fdg_b_z", "b"), row("fdg_t_u", "t"), row("fdg_new_s", "new")]
     rows += [row(f"sts{k}", source="sts") for k in range(4)] + [row("i", "b", "implant"), row("j", "t", "implant")]
-    assign_folds(rows, 2, 1, [path])
+    assign_folds(rows, 2, 1, [(None, path)])
     fold = {r["name"]: r["fold"] for r in rows}
     assert [fold[n] for n in ("fdg_a_x_y", "fdg_a_later", "fdg_b_z", "fdg_t_u", "fdg_new_s")] == [0, 0, 1, None, None]
     assert sorted(fold[f"sts{k}"] for k in range(4)) == [0, 0, 1, 1]
@@ -81,10 +135,10 @@ def test_a_file_decides_and_what_it_leaves_out_only_trains(tmp_path, caplog):
 def test_files_that_leak_are_refused(tmp_path):
     path = write_file(tmp_path / "s.json", ["a1"], ["a2"])
     with pytest.raises(InputError, match="patient a is in two folds .a1 in fold 0, a2 in fold 1"):
-        assign_folds([row("a1", "a"), row("a2", "a")], 2, 1, [path])
+        assign_folds([row("a1", "a"), row("a2", "a")], 2, 1, [(None, path)])
     path = write_file(tmp_path / "s.json", ["a1"], ["b1"], train=["a2"])
     with pytest.raises(InputError, match="a1 in fold 0, a2 in training only"):
-        assign_folds([row("a1", "a"), row("a2", "a"), row("b1")], 2, 1, [path])
+        assign_folds([row("a1", "a"), row("a2", "a"), row("b1")], 2, 1, [(None, path)])
     with pytest.raises(InputError, match="has 2 folds, the recipe 5"):
         read_splits(path, 5)
     with pytest.raises(InputError, match="b is in folds 0 and 1"):
@@ -108,21 +162,22 @@ def test_written_splits_are_read_back_as_the_same_folds(tmp_path):
     assign_folds(rows, 3, 1, [])
     write_splits(tmp_path / "splits.json", rows, 3)
     again = [{k: v for k, v in r.items() if k != "fold"} for r in rows]
-    assign_folds(again, 3, 99, [tmp_path / "splits.json"])
+    assign_folds(again, 3, 99, [(None, tmp_path / "splits.json")])
     assert again == rows
     assert len(json.loads((tmp_path / "splits.json").read_text())) == 3
 
 
-def test_splits_beside_the_data_are_found_once_and_can_be_turned_off(tmp_path):
+def test_splits_beside_the_data_are_found_and_can_be_turned_off(tmp_path):
     data = [(name, tmp_path / name) for name in ("a", "b")]
     for _, folder in data:
         folder.mkdir()
     assert splits_files(None, data) == []
     write_file(tmp_path / "splits_final.json", ["x"])
     write_file(tmp_path / "b/splits_final.json", ["y"])
-    assert [p.parent.name for p in splits_files(None, data)] == [tmp_path.name, "b"]
+    names = [(source, path.parent.name) for source, path in splits_files(None, data)]
+    assert names == [("a", tmp_path.name), ("b", "b"), ("b", tmp_path.name)]
     assert splits_files(["dealt"], data) == []
-    assert splits_files(["mine.json"], data)[0].name == "mine.json"
+    assert splits_files(["mine.json"], data) == [(None, Path("mine.json"))]
 
 
 def test_a_moved_case_is_noticed():
