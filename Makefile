@@ -35,7 +35,7 @@ run: $(STAMP)
 	@echo "picture:    $(CURDIR)/$(RESULT)/l2s-preview.png"
 	@echo "Research use only: the weights were trained on phantoms and sarcoma crops."
 
-# A process a core, each with one thread and whole files of tests (TESTS=--numprocesses=0: one process, for a debugger). Twice, as
+# A process a core, four at most, each with one thread and whole files of tests (TESTS=--numprocesses=0: one process, for a debugger). Twice, as
 # training's tests fork workers, which a process that holds every library of the other tests does not survive.
 TESTS ?= --numprocesses=logical --maxprocesses=4 --dist=loadfile
 test: export OMP_NUM_THREADS ?= 1

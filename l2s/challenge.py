@@ -79,9 +79,11 @@ def count_clicks(case: sockets.Sockets, record: run.Record) -> int:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raises InputError for flags that would end the run after the work instead of before it."""
-    from l2s.io.inputs import check_target
+    from l2s.io.inputs import check_target, real
 
     run.check_flags(args)
+    if args.preview is None and args.report is None:
+        return
     kept = {"the record": args.output / RECORD, "edition III's model flag": args.output / MODEL_FLAG_FILE}
     kept |= {f"the input's {name}": args.input / name for name in (sockets.CLICKS_FILE, sockets.INPUTS_FILE)}
     for relative in sockets.SOCKET_PATHS.values():
@@ -98,7 +100,7 @@ def check_flags(args: argparse.Namespace) -> None:
             raise InputError(f"{flag} {path} is a folder; name a file")
         check_target(flag, target, kept)
         for folder in folders:  # a file beside PET, CT or mask is one too many
-            if folder.resolve() in target.resolve().parents:
+            if real(folder) in real(target).parents:
                 raise InputError(f"{flag} {path} lies in {folder}, where images alone may be; name another place")
         kept[f"the file of {flag}"] = target
 

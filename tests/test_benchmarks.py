@@ -20,6 +20,7 @@ from l2s import components, weights
         ("growth", ["--skip-volumes", "--lesions", "0", "3"], ["| lesions |", "| 3 |"]),
         ("whole_case", ["--flags", ""], ["share of the peak", "| localize |"]),
         ("whole_case", ["--planes", "50", "--flags", ""], ["phantom of 50 x 16 x 20 voxels"]),
+        ("padding", ["--cases", "1", "--rows", "0", "8"], ["| cue, mean |", "| 8 rows of air |"]),
         ("budgets", ["--folds", "2", "--budgets", "1"], ["--time-budget, s", "| fp32 | 1 | 1 | 6 |"]),
     ],
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -455,7 +456,7 @@ def test_a_picture_in_the_place_of_a_linked_pet_or_of_the_mask_is_refused(case, 
     assert files(tmp_path / "output" / OLD) == ["ct-stem.mha"]
 
 
-@pytest.mark.parametrize("place", ["", "images", "images/pet", "images/ct/new"])
+@pytest.mark.parametrize("place", ["images/pet", "images/ct/new"])
 def test_an_output_among_the_input_is_refused_and_gets_no_record(case, run, place):
     before = files(case)
     code, err, record = run("--on-error", "empty", output=case / place)
@@ -466,8 +467,18 @@ def test_an_output_among_the_input_is_refused_and_gets_no_record(case, run, plac
     assert files(case) == before
 
 
-def test_a_folder_beside_the_images_takes_a_result(case, run):
+def test_a_case_may_hold_its_own_result(case, run):
     assert run(output=case / "result")[0] == 0
+    for _ in range(2):
+        assert run(output=case)[0] == 0
+
+
+def test_images_that_link_to_themselves_are_one_line(case, run):
+    shutil.rmtree(case / "images/pet")
+    (case / "images/pet").symlink_to("pet")
+    code, err, _ = run("--preview")
+    assert code == 2
+    assert "Traceback" not in err
 
 
 def test_sigterm_leaves_nothing_half_written(case, run, monkeypatch, tmp_path):

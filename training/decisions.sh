@@ -3,7 +3,8 @@
 #   training/decisions.sh dice|neighbours|clip|norm|cues|windows|thresholds ... [RECIPE.toml]
 # Every choice is compared with one ground: the recipe from random weights (a start that was trained one way would favour it), EPOCHS
 # long (default 16), with in-fold cues (they need no other fold), in the run <name>-choices-<EPOCHS>. Stopped, it goes on when called again.
-# Paths are taken from the repository's root. DATA, TRACER, ORGAN_MAPS and FLAGS as in reproduce.sh; PHANTOMS=how many fresh ones (default 12: of fewer than six a kind nothing is decided).
+# Paths are taken from the repository's root. DATA, TRACER, ORGAN_MAPS and FLAGS as in reproduce.sh; PHANTOMS=how many fresh ones (default
+# 12: of fewer than six a kind nothing is decided).
 # Prints a Markdown table a choice.
 set -euo pipefail
 cd "$(dirname "$0")/.."

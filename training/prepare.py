@@ -36,7 +36,7 @@ from training.cases import INDEX, store_case, stored_row
 from training.readers import TRACERS, Found, file_marks, find_studies, usable_study
 from training.recipe import Recipe
 from training.run import open_run, parser
-from training.splits import SYNTHETIC, assign_folds, changed_folds, splits_files, write_splits
+from training.splits import SYNTHETIC, assign_folds, changed_folds, check_patients, splits_files, write_splits
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +236,11 @@ def write_index(cases: Path, rows: list[dict], refused: list[tuple[str, str, str
     path = cases / INDEX
     before = json.loads(path.read_text())["cases"] if path.is_file() else []
     if moved := changed_folds(before, rows):
-        log.warning("%d cases changed their fold, such as %s: train every fold of this run anew", len(moved), moved[0])
+        log.warning(
+            "%d cases changed their fold, such as %s: train every fold of this run anew, in another --run-folder",
+            len(moved),
+            moved[0],
+        )
     write_splits(cases / SPLITS, rows, folds)
     write_text(path, json.dumps({"cases": rows, "refused": [[name, reason] for _, name, reason in refused]}, indent=1))
 
@@ -268,6 +272,9 @@ def main(argv: list[str] | None = None) -> int:
     jobs = list_jobs(found, recipe)
     if not jobs:
         raise InputError("nothing to prepare: name studies with --data NAME=DIR or set phantoms in the recipe")
+    files = splits_files(args.splits, data)
+    patients = {f.patient for f in found}
+    check_patients(patients, recipe.folds, set(range(len(patients), recipe.folds)))  # what is refused later may leave fewer
 
     work = partial(prepare_one, recipe=recipe, cases=cases, organ_maps=split_maps(args.organ_maps)[0])
     rows, unusable = sift(jobs, prepare_all(jobs, work, args.workers))
@@ -282,7 +289,7 @@ def main(argv: list[str] | None = None) -> int:
             log.warning("%s: %s", row["name"], line)
     for name in sorted({s.name for s in recipe.sources if s.share > 0} - {row["source"] for row in rows}):
         log.warning("source %r has a share in the recipe but no case: give it with --data, or set its share to 0", name)
-    assign_folds(rows, recipe.folds, recipe.seed, splits_files(args.splits, data), labels)
+    assign_folds(rows, recipe.folds, recipe.seed, files, labels)
     write_index(cases, rows, refused, recipe.folds)
     log.info("%s; %d refused; in %s", summary(rows), len(refused), cases)
     return 0

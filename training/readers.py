@@ -117,7 +117,7 @@ def file_marks(found: Found) -> dict[str, list[int]]:
     try:
         return {p.name: [p.stat().st_size, int(p.stat().st_mtime)] for p in (found.pet, found.ct, found.truth)}
     except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}; copy the study again") from error
+        raise InputError(f"{error.filename}: {error.strerror}; copy or fetch the study again") from error
 
 
 def safe_name(text: str) -> str:
@@ -191,10 +191,10 @@ def _wanted(kind: str) -> str:
 
 
 def _images(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted; hidden ones, which other systems leave behind, are none, nor are links to nowhere."""
+    """The image files of a folder, sorted; hidden ones, which other systems leave behind, are none."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(ENDINGS) and p.name[0] != "." and p.is_file())
+    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(ENDINGS) and p.name[0] != "." and not p.is_dir())
 
 
 def _subfolders(folder: Path) -> list[Path]:

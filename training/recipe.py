@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from l2s import fuse
+from l2s.engine import AXES
 from l2s.errors import InputError
 from l2s.localize.network import STRIDE, LocalizerConfig
 from l2s.localize.planes import PLANE_AXIS, PlanesConfig
@@ -20,7 +21,7 @@ from l2s.weights import build
 CUES = ("out-of-fold", "in-fold")
 DICES = ("sample", "batch")
 OPTIMIZERS = ("sgd", "adamw")
-AXES = ("x", "y", "z")
+SAMPLES = 2  # counted up where a recipe, a seed and a step give other samples than before
 Test = tuple[str, object, bool, str]  # field, value, whether it is good, what it must be
 
 
@@ -237,6 +238,8 @@ def _whole_tests(recipe: Recipe) -> list[Test]:
         ("dice", recipe.dice, recipe.dice in DICES, f"one of {', '.join(DICES)}"),
         ("fusion", recipe.fusion, recipe.fusion in fuse.POLICIES, f"one of {', '.join(fuse.POLICIES)}"),
         ("phantoms", recipe.phantoms, recipe.phantoms >= 0, "at least 0"),
+        ("phantom_shape_zyx", recipe.phantom_shape_zyx, min(recipe.phantom_shape_zyx) > 0, "above 0"),
+        ("sources", [s.name for s in recipe.sources], len({s.name for s in recipe.sources}) == len(recipe.sources), "each once"),
         ("implants", recipe.implants, recipe.implants >= 0, "at least 0"),
         (
             "sources",
@@ -252,6 +255,7 @@ def _network_tests(recipe: Recipe) -> list[Test]:
     first, second = recipe.localizer, recipe.segmenter
     stride, windows, decoder = second.network.stride, second.windows, first.network.decoder_channels
     return [
+        ("localizer.network.neighbours", first.network.neighbours, first.network.neighbours >= 0, "at least 0"),
         ("localizer.network.decoder_channels", decoder, len(decoder) == 5 and min(decoder) > 0, "five numbers above 0"),
         ("localizer.planes.plane", first.planes.plane, first.planes.plane in PLANE_AXIS, f"one of {', '.join(PLANE_AXIS)}"),
         ("localizer.planes.suv_high", first.planes.suv_high, 0 < first.planes.suv_high < math.inf, "above 0"),
@@ -282,6 +286,7 @@ def _stage_tests(stage: str, part: LocalizerRecipe | SegmenterRecipe) -> list[Te
         (f"{its}.epochs", schedule.epochs, schedule.epochs > 0, "at least 1"),
         (f"{its}.steps_per_epoch", schedule.steps_per_epoch, schedule.steps_per_epoch >= 0, "at least 0"),
         (f"{its}.batch", schedule.batch, schedule.batch > 0, "at least 1"),
+        (f"{its}.learning_rate", schedule.learning_rate, 0 < schedule.learning_rate < math.inf, "above 0"),
         (f"{its}.clip_norm", schedule.clip_norm, schedule.clip_norm > 0, "above 0"),
         (f"{its}.average", schedule.average, 0 <= schedule.average < 1, "at least 0 and below 1"),
         (f"{stage}.lesion_share + hot_share", sum(shares), sum(shares) <= 1 and min(shares) >= 0, "between 0 and 1"),
@@ -294,7 +299,12 @@ def _augment_tests(its: str, augment: Augmentation) -> list[Test]:
     chances = {name: value for name, value in values.items() if name.endswith("_chance")}
     ranges = {name: value for name, value in values.items() if isinstance(value, tuple) and name != "mirror"}
     return [
-        (f"{its}.mirror", augment.mirror, set(augment.mirror) <= set(AXES), f"some of {', '.join(AXES)}"),
+        (f"{its}.gain", augment.gain, 0 <= augment.gain < 1, "at least 0 and below 1"),
+        (f"{its}.rotation_deg", augment.rotation_deg, 0 <= augment.rotation_deg <= 180, "between 0 and 180"),
+        (f"{its}.noise_variance", augment.noise_variance, 0 <= augment.noise_variance < math.inf, "at least 0"),
+        (f"{its}.zoom", augment.zoom, augment.zoom[0] > 0, "above 0"),
+        (f"{its}.low_resolution", augment.low_resolution, augment.low_resolution[0] > 0, "above 0"),
+        (f"{its}.mirror", augment.mirror, set(augment.mirror) <= set(AXES), f"some of {', '.join(sorted(AXES))}"),
         *((f"{its}.{name}", value, 0 <= value <= 1, "between 0 and 1") for name, value in chances.items()),
         *((f"{its}.{name}", (a, b), 0 <= a <= b < math.inf, "from low to high, at least 0") for name, (a, b) in ranges.items()),
     ]

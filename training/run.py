@@ -16,7 +16,7 @@ from l2s.cli import code_of
 from l2s.errors import InputError
 from l2s.wholefile import write_text
 from training.log import read_log
-from training.recipe import Recipe, load_recipe, plain_fields
+from training.recipe import SAMPLES, Recipe, load_recipe, plain_fields
 from training.splits import SYNTHETIC
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def open_run(args: argparse.Namespace) -> tuple[Recipe, Path]:
 
 
 def note_recipe(folder: Path, recipe: Recipe, steps: int, start: dict | None = None) -> list[dict]:
-    """Adds the recipe to folder/recipes.json if it, or its length, differs from the last one there, and returns all of them.
+    """Adds the recipe to folder/recipes.json if it, its length or its samples differ from the last one's there, and returns all.
 
     A run that is continued by another recipe is no run of that recipe: the exported manifest carries every one it had.
 
@@ -94,11 +94,15 @@ def note_recipe(folder: Path, recipe: Recipe, steps: int, start: dict | None = N
         notes = [note | {"start": start} for note in notes]
         begun = start
         write_text(path, json.dumps(notes, indent=1))
-    if not notes or notes[-1]["recipe"] != now or notes[-1].get("steps", steps) != steps:
-        step = rows[-1]["step"] if notes and rows else 0
+    step = rows[-1]["step"] if notes and rows else 0
+    # what is at its end takes no more samples
+    has_others = bool(notes) and step < steps and notes[-1].get("samples", 1) != SAMPLES
+    if not notes or notes[-1]["recipe"] != now or notes[-1].get("steps", steps) != steps or has_others:
         if notes:
-            log.warning("%s is continued by another recipe, or for another length, from step %d on", folder, step)
-        notes.append({"from_step": step, "start": begun, "steps": steps, "recipe": now})
+            log.warning(
+                "%s is continued by another recipe, for another length or with other samples from step %d on", folder, step
+            )
+        notes.append({"from_step": step, "start": begun, "steps": steps, "samples": SAMPLES, "recipe": now})
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(notes, indent=1))
     return notes
@@ -121,8 +125,8 @@ def note_cases(folder: Path, training: list[dict], held_out: list[dict]) -> None
     before = json.loads(path.read_text()) if (folder / "last.pt").is_file() and path.is_file() else now
     if changed := set(before["training"]) ^ set(now["training"]):
         raise InputError(
-            f"{folder} has trained on other cases ({len(changed)} differ, such as {min(changed)}): take the data of before, remove "
-            "the folder, or give another --run-folder"
+            f"{folder} has trained on other cases ({len(changed)} differ, such as {min(changed)}): take the data and the version of "
+            "before, remove the folder, or give another --run-folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(now, indent=1))

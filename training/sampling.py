@@ -105,13 +105,13 @@ def read_block(array: np.ndarray, centre, size, fill: float = 0.0) -> np.ndarray
     return out
 
 
-def draw_beyond(rng: np.random.Generator, padding: int) -> int:
-    """How far a sample may lie past the faces of its case on an axis: not at all, or by what inference pads with air at most.
+def draw_beyond(rng: np.random.Generator, stride: int) -> int:
+    """How far a sample may lie past the faces of its case on an axis: not at all, or by the most that inference pads with air.
 
     Where no sample does, air above a head is what only a patient's crop shows, and the padded brain is taken for a tumour
     (training/README.md, Choices).
     """
-    return padding if rng.random() < 0.5 else 0
+    return stride - 1 if rng.random() < 0.5 else 0
 
 
 def sample_rng(seed: int, stage: int, step: int, sample: int) -> np.random.Generator:
@@ -182,7 +182,9 @@ class PatchSampler:
         rng = sample_rng(self.seed, 2, step, sample)
         picked = self.pick(rng)
         case, patch = picked.case, tuple(recipe.windows.patch_zyx)
-        beyond = [draw_beyond(rng, recipe.network.stride) for _ in range(3)]
+        # windows are laid inside a volume, tiles cover it padded to the stride
+        stride = recipe.network.stride if recipe.windows.windows == "tiles" else 1
+        beyond = [draw_beyond(rng, stride) for _ in range(3)]
         centre = [draw_centre(rng, *of_axis) for of_axis in zip(case.truth.shape, patch, picked.voxel or NOWHERE, beyond)]
         gain = rng.uniform(1 - recipe.augment.gain, 1 + recipe.augment.gain)
         turn = draw_geometry(rng, recipe.augment, patch, "zyx")

@@ -122,8 +122,12 @@ def assign_folds(
     for row in rows:
         fold = of_patient.get(row["patient"], dealt.get(row["patient"]))
         row["fold"] = None if fold == -1 else fold
-    empty, patients = set(range(folds)) - {row["fold"] for row in scanned}, {row["patient"] for row in scanned}
-    if empty and len(patients) > 1:  # one alone is of use for a training on all cases
+    check_patients({row["patient"] for row in scanned}, folds, set(range(folds)) - {row["fold"] for row in scanned})
+
+
+def check_patients(patients: set[str], folds: int, empty: set[int]) -> None:
+    """Raises InputError where folds are empty although there are patients; one alone is of use for a training on all cases."""
+    if empty and len(patients) > 1:
         raise InputError(
             f"fold {min(empty)} of {folds} holds out none of the {len(patients)} patients: set fewer folds in the recipe, at most one a "
             "patient, add patients, or give other --splits"
@@ -183,6 +187,6 @@ def write_splits(path: Path, rows: list[dict], folds: int) -> None:
 
 
 def changed_folds(before: list[dict], rows: list[dict]) -> list[str]:
-    """Scanned cases whose fold is another than in an earlier index: what was trained on those folds no longer fits them."""
-    known = {row["name"]: row.get("fold") for row in before if row["source"] not in SYNTHETIC}
+    """Cases whose fold is another than in an earlier index: what was trained on those folds no longer fits them."""
+    known = {row["name"]: row.get("fold") for row in before}
     return sorted(row["name"] for row in rows if row["name"] in known and known[row["name"]] != row["fold"])

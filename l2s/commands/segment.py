@@ -101,6 +101,8 @@ def run_segment(arguments: argparse.Namespace) -> None:
         check_apart(arguments.outdir, arguments.input)
     elif case.kind == "grand-challenge":
         inputs.check_apart(arguments.outdir, arguments.input)
+        if inputs.real(arguments.outdir) == inputs.real(arguments.input):
+            raise InputError(f"{arguments.outdir} is the case's own folder, where the mask would be its truth; name another one")
     if dicom:
         api.check_dicom(case, dicom)
     plan, model = run.load_model(arguments, record)

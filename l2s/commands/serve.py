@@ -114,7 +114,10 @@ def flags_of(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def check_segment_flags(flags: tuple[str, ...]) -> None:
-    """Raises InputError for further flags at which every study would fail, or that would give all of them one patient's facts."""
+    """Raises InputError for further flags that l2s segment does not know, or that would give all studies one patient's facts.
+
+    What takes the networks or the device to tell shows with the first study: the node itself loads neither.
+    """
     from l2s import api
     from l2s.measure.lesions import Settings
 

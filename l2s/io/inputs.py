@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,13 +107,16 @@ def is_challenge(folder: Path) -> bool:
 
 
 def check_apart(outdir: Path, case: Path) -> None:
-    """Raises InputError where results would be written among a case's images: the next run would find them in its input."""
-    target = Path(outdir).resolve()
-    if target == Path(case).resolve():
-        raise InputError(f"{outdir} is the case's own folder; name another one for the results")
-    for folder in (case / "images", *(case / "images" / kind for kind in NAMES)):  # each may be a link
-        if folder.resolve() in (target, *target.parents):
+    """Raises InputError where results would be written among a case's PET or CT: the next run would find them in its input."""
+    target = real(outdir)
+    for folder in (case / "images" / kind for kind in NAMES):  # each may be a link
+        if real(folder) in (target, *target.parents):
             raise InputError(f"{outdir} lies in the input folder {folder}; name a folder outside it for the results")
+
+
+def real(path: Path) -> Path:
+    """Where a path leads; links that go round lead to themselves, where Path.resolve raises RuntimeError."""
+    return Path(os.path.realpath(path))
 
 
 def check_target(flag: str, target: Path, kept: dict[str, Path]) -> None:
@@ -122,7 +126,7 @@ def check_target(flag: str, target: Path, kept: dict[str, Path]) -> None:
         kept: what the message calls a file -> its path.
     """
     for what, path in kept.items():
-        if path.resolve() == target.resolve():
+        if real(path) == real(target):
             raise InputError(f"{flag} {target} is {what}; name another")
 
 

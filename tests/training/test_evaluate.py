@@ -326,7 +326,7 @@ def test_a_file_that_goes_after_the_search_refuses_its_study_alone(evaluated, st
     flags = [*evaluated[0][: evaluated[0].index("--data")], "--data", f"made-up={tmp_path / 'data'}", "--device", "cpu"]
     evaluate.main([*flags, "--out", str(tmp_path / "out")])
     text = (tmp_path / "out/table.md").read_text()
-    assert f"Refused: P1: {tmp_path}/data/P1/CT.nii.gz: No such file or directory; copy the study again" in text
+    assert f"Refused: P1: {tmp_path}/data/P1/CT.nii.gz: No such file or directory; copy or fetch the study again" in text
     with (tmp_path / "out/cases.csv").open() as file:
         assert {row["case"] for row in csv.DictReader(file)} == {"P0", "P2"}
 

@@ -7,7 +7,7 @@ import pytest
 
 from l2s.errors import InputError
 from training.log import append_log
-from training.recipe import load_recipe, plain_fields
+from training.recipe import SAMPLES, load_recipe, plain_fields
 from training.run import (
     PHANTOMS_LOOKED_AT,
     exit_with,
@@ -61,8 +61,21 @@ def test_a_checkpoint_goes_on_from_its_own_start_alone(tmp_path):
     assert [(note["start"]["name"], note["from_step"]) for note in notes] == [("first", 0), ("first", 40)]
 
 
+@pytest.mark.parametrize(("step", "notes"), [(20, [(0, 1), (20, SAMPLES)]), (40, [(0, 1)])])
+def test_a_training_that_goes_on_with_other_samples_is_noted(tmp_path, step, notes):
+    note_recipe(tmp_path, RECIPE, 40)
+    first = json.loads((tmp_path / "recipes.json").read_text())[0]
+    del first["samples"]
+    (tmp_path / "recipes.json").write_text(json.dumps([first]))
+    (tmp_path / "last.pt").touch()
+    append_log(tmp_path, {"step": step})
+    for _ in range(2):
+        assert [(note["from_step"], note.get("samples", 1)) for note in note_recipe(tmp_path, RECIPE, 40)] == notes
+
+
 def test_a_note_of_before_is_continued_and_completed(tmp_path):
     (tmp_path / "last.pt").touch()
+    append_log(tmp_path, {"step": 40})
     old = {"name": "first", "sha256": FIRST["manifest_sha256"], "seen": ["first"]}
     note = {"from_step": 0, "start": old, "recipe": plain_fields(RECIPE)}
     (tmp_path / "recipes.json").write_text(json.dumps([note]))

@@ -75,7 +75,7 @@ def test_the_runs_own_data_is_prepared_before_its_start_is_trained(fake):
 
 def test_lanes_share_the_workers_and_the_flags_own_number_overrules(fake):
     environment, notes = fake
-    run("reproduce.sh", "training/recipes/smoke.toml", LANES="64", FLAGS="--workers 3", DATA="sts=/nosuch", **environment)
+    run("reproduce.sh", "training/recipes/smoke.toml", LANES="99", FLAGS="--workers 3", DATA="sts=/nosuch", **environment)
     trainings = [line for line in notes.read_text().splitlines() if line.startswith("training.train")]
     assert trainings
     assert all(line.endswith("--workers 1 --workers 3") for line in trainings)

@@ -183,4 +183,4 @@ def test_splits_beside_the_data_are_found_and_can_be_turned_off(tmp_path):
 def test_a_moved_case_is_noticed():
     before = [row("a") | {"fold": 0}, row("b") | {"fold": 1}, row("i", source="implant") | {"fold": 1}]
     now = [row("a") | {"fold": 0}, row("b") | {"fold": 0}, row("i", source="implant") | {"fold": 0}, row("c") | {"fold": 1}]
-    assert changed_folds(before, now) == ["b"]
+    assert changed_folds(before, now) == ["b", "i"]

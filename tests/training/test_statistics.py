@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import permutation_test
 
 from l2s.measure.metrics import CaseScores
 from training import statistics
@@ -129,6 +130,14 @@ def test_sign_flips_are_the_literal_loop():
     assert statistics.sign_flips(deltas, patients) == pytest.approx(sum(way >= seen - 1e-12 for way in ways) / len(ways))
     assert statistics.sign_flips([0.2, 0.1], ["a", "a"]) == 1.0
     assert math.isnan(statistics.sign_flips([NAN], ["a"]))
+
+
+@pytest.mark.parametrize("patients", [9, 40])
+def test_sign_flips_are_scipys(patients):
+    deltas = np.random.default_rng(patients).normal(0.2, 1, patients)
+    theirs = permutation_test((deltas,), np.mean, permutation_type="samples", n_resamples=99_999, rng=np.random.default_rng(1))
+    ours = statistics.sign_flips(list(deltas), [str(k) for k in range(patients)])
+    assert ours == pytest.approx(theirs.pvalue, abs=1e-12 if patients == 9 else 0.02)
 
 
 def test_chance_is_called_a_difference_once_in_twenty():
