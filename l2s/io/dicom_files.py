@@ -92,13 +92,14 @@ def is_dicom(path: Path) -> bool:
 
 
 def check_apart(outdir: Path, given: Path) -> None:
-    """Raises InputError where results would be written among what is read: the next run would find them in its input."""
+    """Raises InputError where results would be written among the DICOM files that are read."""
+    from l2s.io.inputs import check_outside
+
     source = Path(given).resolve()
     if not source.is_dir() and (source.name.upper() == "DICOMDIR" or (source.is_file() and is_dicom(source))):
         source = source.parent
-    target = Path(outdir).resolve()
-    if source.is_dir() and (target == source or source in target.parents):
-        raise InputError(f"{outdir} lies in the input folder {source}; name a folder outside it for the results")
+    if source.is_dir():
+        check_outside(outdir, source)
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:

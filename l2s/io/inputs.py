@@ -107,11 +107,16 @@ def is_challenge(folder: Path) -> bool:
 
 
 def check_apart(outdir: Path, case: Path) -> None:
-    """Raises InputError where results would be written among a case's PET or CT: the next run would find them in its input."""
+    """Raises InputError where results would be written among a grand-challenge case's PET or CT."""
+    for kind in NAMES:  # each may be a link
+        check_outside(outdir, case / "images" / kind)
+
+
+def check_outside(outdir: Path, source: Path) -> None:
+    """Raises InputError where results would be written into a folder that is read: the next run would find them in its input."""
     target = real(outdir)
-    for folder in (case / "images" / kind for kind in NAMES):  # each may be a link
-        if real(folder) in (target, *target.parents):
-            raise InputError(f"{outdir} lies in the input folder {folder}; name a folder outside it for the results")
+    if real(source) in (target, *target.parents):
+        raise InputError(f"{outdir} lies in the input folder {source}; name a folder outside it for the results")
 
 
 def real(path: Path) -> Path:
